@@ -1,0 +1,21 @@
+"""Test settings: every silent broadcast, dtype promotion, shape mismatch and warning is an error."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+from jaxtyping import install_import_hook
+
+with install_import_hook(
+    ["policy_gradients.distributions", "policy_gradients.estimation", "policy_gradients.optimization"],
+    "beartype.beartype",
+):
+    import policy_gradients  # noqa: F401
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_cpu_enable_async_dispatch", False)
