@@ -5,8 +5,6 @@ algorithm `(init, update)`. The states are pytrees of arrays, so `jit`, `vmap`, 
 further machinery.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -51,6 +49,7 @@ class Distribution(Protocol):
 class ActorCritic(NamedTuple):
     """A policy and a critic over one pytree of parameters; observations arrive already normalised."""
 
+    obs: jax.ShapeDtypeStruct  # of one observation
     init: Callable[[Key], Params]
     policy: Callable[[Params, Obs], Any]  # -> Distribution over the batch axes of obs
     value: Callable[[Params, Obs], Array]  # -> [*batch]

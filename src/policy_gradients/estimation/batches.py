@@ -1,0 +1,50 @@
+"""From a trajectory [T, N] to shuffled minibatches of single transitions, and means over their valid rows."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, Shaped
+
+
+class Batch(NamedTuple):
+    """Transitions with what the losses need; leading axes [B], or [M, B/M] after `shuffle`."""
+
+    obs: Shaped[Array, "*batch *obs"]  # normalised, or uint8 pixels
+    action: Num[Array, "*batch *action"]
+    log_prob: Float[Array, "*batch"]
+    advantage: Float[Array, "*batch"]
+    target: Float[Array, "*batch"]  # in units of the critic's output
+    value: Float[Array, "*batch"]  # V(s) when collected, in units of the critic's output
+    valid: Bool[Array, "*batch"]
+
+
+def masked_mean(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:
+    """⟨x⟩ = Σ w x / Σ w over valid rows; NaN where there is none. What stands in other rows never matters."""
+    return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid, dtype=x.dtype)
+
+
+def masked_std(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:
+    """Population standard deviation over valid rows."""
+    centred = x - masked_mean(x, valid)
+    return jnp.sqrt(masked_mean(centred * centred, valid))
+
+
+def standardize(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """(x − ⟨x⟩) / std over valid rows, 0 elsewhere; constants become zeros."""
+    return jnp.where(valid, (x - masked_mean(x, valid)) / (masked_std(x, valid) + 1e-8), 0.0)
+
+
+def flatten(tree: Any) -> Any:
+    """[T, N, …] arrays as [T·N, …]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def shuffle(key: PRNGKeyArray, batch: Batch, num_minibatches: int) -> Batch:
+    """A fresh permutation of the rows, cut into minibatches: leaves [B, …] become [M, B/M, …].
+
+    Every row is in exactly one minibatch. B must be a multiple of M.
+    """
+    size = batch.valid.shape[0]
+    order = jnp.argsort(jax.random.bits(key, (size,), jnp.uint32))
+    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), batch)

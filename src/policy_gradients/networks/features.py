@@ -1,0 +1,117 @@
+"""Feature extractors: a perceptron for vectors, the Nature CNN for pixels. Each is a pair `(init, apply)`.
+
+Parameters are nested dicts of arrays, so a checkpoint's tensor names read like paths (`policy/torso/0/weight`) and the
+exported policy needs no library to find them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+Array: TypeAlias = jax.Array
+ActivationName: TypeAlias = Literal["tanh", "relu", "elu", "gelu", "silu", "swish", "leaky_relu", "softplus"]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,  # the tanh approximation
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01
+    "softplus": jax.nn.softplus,
+}
+
+
+class Network(NamedTuple):
+    """A function of parameters and a batch of inputs: `apply(params, x [*batch, in]) -> [*batch, out]`."""
+
+    init: Callable[[Array], Any]
+    apply: Callable[[Any, Array], Array]
+    out_size: int
+
+
+def dense_init(key: Array, in_size: int, out_size: int, gain: float) -> dict[str, Array]:
+    """Orthogonal weights [in, out] times `gain`, zero bias (Saxe et al., arXiv 1312.6120)."""
+    weight = jax.nn.initializers.orthogonal(gain)(key, (in_size, out_size), jnp.float32)
+    return {"weight": weight, "bias": jnp.zeros(out_size, jnp.float32)}
+
+
+def dense(params: dict[str, Array], x: Array) -> Array:
+    """x W + b over the last axis."""
+    return x @ params["weight"] + _over_batch(params["bias"], x)
+
+
+def layer_norm(params: dict[str, Array], x: Array) -> Array:
+    """Layer normalisation over the last axis, ε 1e-5 (arXiv 1607.06450)."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    var = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    scaled = centred * jax.lax.rsqrt(var + 1e-5)
+    return scaled * _over_batch(params["scale"], x) + _over_batch(params["offset"], x)
+
+
+def mlp(in_size: int, hidden: Sequence[int], activation: str, normalize_layers: bool = False) -> Network:
+    """Dense layers, each followed by layer normalisation (optional) and the activation; orthogonal gain √2."""
+    act = ACTIVATIONS[activation]
+    sizes = [in_size, *hidden]
+
+    def init(key: Array) -> dict[str, Any]:
+        keys = jax.random.split(key, max(1, len(hidden)))
+        params: dict[str, Any] = {}
+        for i, size in enumerate(hidden):
+            params[str(i)] = dense_init(keys[i], sizes[i], size, math.sqrt(2.0))
+            if normalize_layers:
+                params[str(i)]["norm"] = {"scale": jnp.ones(size, jnp.float32), "offset": jnp.zeros(size, jnp.float32)}
+        return params
+
+    def apply(params: dict[str, Any], x: Array) -> Array:
+        for i in range(len(hidden)):
+            x = dense(params[str(i)], x)
+            if normalize_layers:
+                x = layer_norm(params[str(i)]["norm"], x)
+            x = act(x)
+        return x
+
+    return Network(init, apply, sizes[-1])
+
+
+NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Filters, kernel and stride of the convolutions of Mnih et al., Nature 2015."""
+
+
+def nature_cnn(shape: tuple[int, ...], features: int = 512) -> Network:
+    """The Nature CNN on uint8 pixels [*batch, H, W, C], divided by 255; ReLU, orthogonal gain √2, no padding."""
+    height, width, channels = shape
+    for _, kernel, stride in NATURE_LAYERS:
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    flat = height * width * NATURE_LAYERS[-1][0]
+
+    def init(key: Array) -> dict[str, Any]:
+        keys = jax.random.split(key, 4)
+        params: dict[str, Any] = {}
+        depth = channels
+        for i, (filters, kernel, _) in enumerate(NATURE_LAYERS):
+            weight = dense_init(keys[i], kernel * kernel * depth, filters, math.sqrt(2.0))
+            params[f"conv{i}"] = {**weight, "weight": weight["weight"].reshape(kernel, kernel, depth, filters)}
+            depth = filters
+        return {**params, "dense": dense_init(keys[3], flat, features, math.sqrt(2.0))}
+
+    def apply(params: dict[str, Any], x: Array) -> Array:
+        batch = x.shape[:-3]
+        x = x.reshape(-1, *shape).astype(jnp.float32) / 255.0
+        for i, (_, _, stride) in enumerate(NATURE_LAYERS):
+            layer = params[f"conv{i}"]
+            x = jax.lax.conv_general_dilated(
+                x, layer["weight"], (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + _over_batch(layer["bias"], x))
+        return jax.nn.relu(dense(params["dense"], x.reshape(*batch, flat)))
+
+    return Network(init, apply, features)
+
+
+def _over_batch(vector: Array, x: Array) -> Array:
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
