@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, Shaped
 class Batch(NamedTuple):
     """Transitions with what the losses need; leading axes [B], or [M, B/M] after `shuffle`."""
 
-    obs: Shaped[Array, "*batch *obs"]  # normalised, or uint8 pixels
-    action: Num[Array, "*batch *action"]
+    obs: Shaped[Array, "*batch_and_obs"]  # normalised, or uint8 pixels
+    action: Num[Array, "*batch_and_action"]
     log_prob: Float[Array, "*batch"]
     advantage: Float[Array, "*batch"]
     target: Float[Array, "*batch"]  # in units of the critic's output

@@ -1,0 +1,294 @@
+"""The outer loop: plain Python around one compiled iteration.
+
+Progress, logging, evaluation, checkpoints, Ctrl-C and early stopping live here; nothing of them is inside the program.
+Update u draws from `fold_in(key(seed), u)`, so a resumed run draws what the uninterrupted one drew.
+"""
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from policy_gradients.environments.base import Environment, EnvironmentFailure
+from policy_gradients.errors import UserError
+from policy_gradients.training import checkpoint as ckpt
+from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
+from policy_gradients.training.loggers import Loggers, make_loggers
+from policy_gradients.training.products import Evaluation, make_pictures, write_policy
+from policy_gradients.training.progress import Progress, make_progress
+from policy_gradients.training.rollout import Carry, init_carry
+from policy_gradients.training.setup import (
+    CULPRITS, Parts, RunState, build, forget_running_returns, initial_state, make_environment, with_cause,
+)  # fmt: skip
+from policy_gradients.training.signals import StopRequests
+from policy_gradients.types import ActorCritic
+
+_EVAL_STREAM, _RESET_STREAM = 0x65766C, 0x727374  # folded into the seed's key; training updates use 0, 1, 2, …
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss, gradient, observation or reward was not finite; the message names the culprit and the last good state."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or interrupted run.
+
+    Attributes:
+        path: Its folder: config.yaml, metrics.jsonl, checkpoints/, policy/, curve.png, video.mp4.
+        result: Final metrics by name, and "status": "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
+    """
+
+    path: Path
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    experiment: Experiment,
+    run_dir: Path | str | None = None,
+    *,
+    agent: ActorCritic | None = None,
+    make_env: Callable[[int], Environment] | None = None,
+) -> Run:
+    """Trains, evaluates and saves; everything lies in `run_dir` afterwards.
+
+    Args:
+        experiment: What to do.
+        run_dir: A new or empty folder; None makes runs/<algorithm>-<environment>-seed<seed>-<time>.
+        agent: Networks of your own, instead of `experiment.network` (no policy bundle is written then).
+        make_env: `num_envs -> Environment` of your own, instead of `experiment.env.id`.
+
+    Raises:
+        UserError: Bad configuration, an unknown environment, or a folder that cannot be used.
+        EnvironmentFailure: A simulator failed; the last checkpoint is kept.
+        TrainingDiverged: Something became infinite or NaN; the last checkpoint is kept.
+    """
+    validate(experiment)
+    run = _new_folder(experiment, run_dir)
+    save_experiment(experiment, run / "config.yaml")
+    return _Session(experiment, run, agent, make_env).go(0, None)
+
+
+def resume(
+    run_dir: Path | str,
+    total_steps: int | None = None,
+    *,
+    agent: ActorCritic | None = None,
+    make_env: Callable[[int], Environment] | None = None,
+) -> Run:
+    """Continues a run from its latest checkpoint, as if it had not stopped; arguments as in `train`.
+
+    Exact to the last bit for JAX environments and our MuJoCo tasks on the same number of cores. Simulators whose state
+    cannot be read (EnvPool, Gymnasium) start new episodes.
+
+    Args:
+        run_dir: The run's folder.
+        total_steps: A new length of the run; a linear schedule then stretches to it.
+
+    Raises:
+        UserError: No checkpoint, a damaged one, or a configuration that does not fit.
+    """
+    run = Path(run_dir)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder that `train` made.")
+    experiment = load_experiment(run / "config.yaml")
+    if total_steps is not None:
+        experiment = replace(experiment, total_steps=total_steps)
+        validate(experiment)
+    arrays, manifest = ckpt.load_checkpoint(ckpt.latest_checkpoint(run))
+    if total_steps is not None:
+        save_experiment(experiment, run / "config.yaml")
+    return _Session(experiment, run, agent, make_env).go(int(manifest["update"]), (arrays, manifest))
+
+
+class _Session:
+    """One process's work on a run: its parts, and where it reports to."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: Path,
+        agent: ActorCritic | None,
+        make_env: Callable[[int], Environment] | None,
+    ) -> None:
+        self.experiment, self.run = experiment, run
+        self.make_env = make_env or (lambda num_envs: make_environment(experiment, num_envs))
+        self.exportable = agent is None
+        env = self.make_env(experiment.env.num_envs)
+        try:
+            self.parts: Parts = build(experiment, env, agent)
+        except BaseException:
+            env.close()
+            raise
+        self.steps_per_update = env.spec.num_envs * experiment.hyperparameters.num_steps
+        self.updates = max(1, math.ceil(experiment.total_steps / self.steps_per_update))
+        self.key = jax.random.key(experiment.seed)
+        self.progress: Progress = make_progress(experiment, run)
+        self.judge: Evaluation | None = None
+        self.best = -math.inf
+        self.elapsed = 0.0
+
+    def go(self, start: int, saved: tuple[dict[str, np.ndarray], dict[str, Any]] | None) -> Run:
+        """Runs from update `start` to the end or to a signal."""
+        try:
+            state = initial_state(self.parts, self.experiment.seed)
+            if saved is None:
+                self._save(state, 0)
+            else:
+                state = self._restore(state, *saved)
+            with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
+                state, update, metrics = self._loop(state, start, loggers, stop)
+            if update < self.updates:
+                self.progress.message(
+                    f"Stopped after update {update} of {self.updates}; continue with: policy-gradients resume {self.run}"
+                )
+                return Run(self.run, {**metrics, "status": stop.status})
+            self._write_policy(state, metrics, "policy")
+            make_pictures(self.experiment, self.run, self.progress)
+            return Run(self.run, {**metrics, "status": "finished"})
+        finally:
+            self.progress.close()
+            self.parts.env.close()
+            if self.judge is not None:
+                self.judge.env.close()
+
+    def _loop(
+        self, state: RunState, start: int, loggers: Loggers, stop: StopRequests
+    ) -> tuple[RunState, int, dict[str, float]]:
+        """Updates `start` … until the last one or a stop request; returns how many are done."""
+        metrics: dict[str, float] = {}
+        update, trained, began = start, 0.0, time.perf_counter()
+        program, compile_time = self._compile(state)
+        while update < self.updates and not stop:
+            tick = time.perf_counter()
+            state, metrics = self._iterate(program, state, update)
+            trained += time.perf_counter() - tick
+            update += 1
+            metrics |= {
+                "time/iterations": update,
+                "time/total_timesteps": int(state.learner.step),
+                "time/fps": (update - start) * self.steps_per_update / trained,
+                "time/compile": compile_time,
+            }
+            last = update == self.updates or bool(stop)
+            if self._due(update, self.experiment.evaluation.num_evaluations):
+                metrics |= self._evaluate(state, update)
+            metrics["time/time_elapsed"] = self.elapsed + time.perf_counter() - began
+            loggers.log(update, metrics)
+            self.progress.update(metrics["time/total_timesteps"], metrics)
+            if last or self._due(update, self.experiment.checkpoint.num_checkpoints):
+                self._save(state, update, metrics["time/time_elapsed"])
+        return state, update, metrics
+
+    def _compile(self, state: RunState) -> tuple[Callable[..., Any], float]:
+        """The iteration, compiled ahead: nothing can compile it a second time."""
+        tick = time.perf_counter()
+        program = self.parts.iteration.lower(self.key, *state).compile()
+        return program, time.perf_counter() - tick
+
+    def _iterate(self, program: Callable[..., Any], state: RunState, update: int) -> tuple[RunState, dict[str, float]]:
+        try:
+            learner, carry, metrics = with_cause(program, jax.random.fold_in(self.key, update), *state)
+        except EnvironmentFailure:
+            if self.parts.env.spec.on_host and not self.parts.env.spec.exact_resume:
+                self._save(state, update)  # nothing of the simulator is in it, so what was learnt is kept
+            raise
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if any(count > 0 for name, count in numbers.items() if "/nonfinite" in name):
+            raise self._diverged(numbers, update)
+        return RunState(learner, carry), numbers
+
+    def _due(self, update: int, times: int) -> bool:
+        """True where one of `times` evenly spread moments of the run falls on `update`; the last is the run's end."""
+        return times > 0 and update * times // self.updates > (update - 1) * times // self.updates
+
+    def _evaluate(self, state: RunState, update: int) -> dict[str, float]:
+        if self.judge is None:
+            self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_env)
+        learner = state.learner
+        metrics = self.judge(jax.random.fold_in(jax.random.fold_in(self.key, _EVAL_STREAM), update), learner.params, learner.statistics)
+        score = metrics.get("eval/mean_reward", math.nan)
+        if score > self.best and self.experiment.checkpoint.keep_best:
+            self.best = score
+            self._save(state, update, name="best")
+            self._write_policy(state, metrics, "policy_best")
+        return metrics
+
+    def _write_policy(self, state: RunState, metrics: dict[str, float], name: str) -> None:
+        if self.exportable:
+            write_policy(self.experiment, self.run / name, self.parts.env.spec, state.learner, metrics)
+
+    def _save(self, state: RunState, update: int, elapsed: float = 0.0, name: str | None = None) -> None:
+        env = self.parts.env
+        arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
+        arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
+        folder = self.run / "checkpoints" / name if name else ckpt.checkpoint_folder(self.run, update)
+        manifest = {
+            "update": update,
+            "total_timesteps": int(state.learner.step),
+            "time_elapsed": elapsed,
+            "best": self.best if math.isfinite(self.best) else None,
+            "config_hash": config_hash(self.experiment),
+            "exact_resume": env.spec.exact_resume,
+            "environment": {"id": env.spec.id, "engine": env.spec.engine, "versions": dict(env.spec.versions)},
+            "versions": {"jax": jax.__version__, "numpy": np.__version__},
+            "cpu_count": os.cpu_count(),
+        }
+        ckpt.save_checkpoint(folder, arrays, manifest)
+        if name is None:
+            ckpt.prune_checkpoints(self.run, self.experiment.checkpoint.keep_last)
+
+    def _restore(self, state: RunState, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> RunState:
+        env, source = self.parts.env, self.run
+        self.elapsed, self.best = manifest["time_elapsed"], -math.inf if manifest["best"] is None else manifest["best"]
+        template = {"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes}
+        saved = ckpt.unflatten_tree(template, arrays, source)
+        if env.spec.exact_resume:
+            inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
+            env_state = env.restore(inner, state.carry.env_state)
+            return RunState(saved["learner"], Carry(env_state, saved["obs"], saved["episodes"]))
+        self.progress.message(
+            f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
+        )
+        key = jax.random.fold_in(jax.random.fold_in(self.key, _RESET_STREAM), manifest["update"])
+        fresh = with_cause(init_carry, env, key)
+        window = saved["episodes"]._replace(
+            running_return=fresh.episodes.running_return, running_length=fresh.episodes.running_length
+        )
+        return RunState(forget_running_returns(saved["learner"]), fresh._replace(episodes=window))
+
+    def _diverged(self, metrics: dict[str, float], update: int) -> TrainingDiverged:
+        culprits = [name for name in CULPRITS if metrics.get(name, 0.0) > 0 or math.isnan(metrics.get(name, 0.0))]
+        named = ", ".join(CULPRITS[name] for name in culprits) or "the gradient"
+        return TrainingDiverged(
+            f"Update {update + 1} met numbers that are not finite, first in {named}. The last good checkpoint is "
+            f"{ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
+        )
+
+
+def _new_folder(experiment: Experiment, run_dir: Path | str | None) -> Path:
+    """The run's folder, made; a second run in the same second gets a number."""
+    if run_dir is None:
+        name = experiment.env.id.replace("/", "_").replace(":", "_")
+        stem = f"{experiment.algorithm}-{name}-seed{experiment.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
+    else:
+        run = Path(run_dir)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(
+            f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
+            f"policy-gradients resume {run}"
+        )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "checkpoints").mkdir()
+    except OSError as error:
+        raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
+    return run

@@ -1,0 +1,76 @@
+"""What a run leaves behind: evaluations, the policy bundle, the learning curve and the film."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import jax
+import numpy as np
+
+from policy_gradients.environments.base import Environment, EnvironmentSpec
+from policy_gradients.errors import UserError
+from policy_gradients.evaluation.evaluate import eval_metrics, make_evaluator
+from policy_gradients.training.config import Experiment, config_hash
+from policy_gradients.training.progress import Progress
+from policy_gradients.types import ActorCritic, Key, LearnerState, Params
+
+
+class Evaluation(NamedTuple):
+    """Periodic evaluation: one episode in each of its own environments, some deterministic and some sampled."""
+
+    env: Environment
+    deterministic: np.ndarray  # bool [N]
+    run: Callable[..., object]
+
+    @classmethod
+    def build(cls, experiment: Experiment, agent: ActorCritic, make_env: Callable[[int], Environment]) -> Self:
+        """Environments of its own and one compiled program for all evaluations of a run."""
+        config = experiment.evaluation
+        num_envs = config.episodes + config.stochastic_episodes
+        env = make_env(num_envs)
+        run = make_evaluator(agent, env, experiment.hyperparameters.normalization, episodes=1)
+        return cls(env, np.arange(num_envs) < config.episodes, run)
+
+    def __call__(self, key: Key, params: Params, statistics: object) -> dict[str, float]:
+        """`eval/…` metrics under frozen statistics."""
+        return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
+
+
+def write_policy(
+    experiment: Experiment, folder: Path, spec: EnvironmentSpec, learner: LearnerState, metrics: Mapping[str, float]
+) -> None:
+    """The policy as a bundle that acts without JAX."""
+    from policy_gradients.deployment.bundle import write_bundle
+
+    provenance = {
+        "algorithm": experiment.algorithm,
+        "seed": experiment.seed,
+        "total_timesteps": int(learner.step),
+        "mean_reward": metrics.get("eval/mean_reward"),
+        "config_hash": config_hash(experiment),
+    }
+    write_bundle(
+        folder, spec=spec, network=experiment.network, normalization=experiment.hyperparameters.normalization,
+        params=jax.device_get(learner.params), statistics=jax.device_get(learner.statistics), provenance=provenance,
+    )  # fmt: skip
+
+
+def make_pictures(experiment: Experiment, run: Path, progress: Progress) -> None:
+    """curve.png and video.mp4; one that cannot be made is skipped with a sentence, for the run itself succeeded."""
+    from policy_gradients.evaluation.plots import plot_runs
+
+    try:
+        plot_runs([run], run / "curve.png")
+        progress.message(f"Learning curve: {run / 'curve.png'}")
+    except UserError as error:
+        progress.message(f"No learning curve: {error}")
+    if not experiment.video or not (run / "policy").is_dir():
+        return
+    from policy_gradients.deployment.numpy_policy import load_policy
+    from policy_gradients.evaluation.video import record_video
+
+    try:
+        record_video(load_policy(run / "policy"), experiment.env.id, run / "video.mp4", seed=experiment.seed)
+        progress.message(f"Film: {run / 'video.mp4'}")
+    except UserError as error:
+        progress.message(f"No film: {error}")

@@ -1,0 +1,133 @@
+"""From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from policy_gradients.algorithms import ppo
+from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
+from policy_gradients.environments.host import take_failure
+from policy_gradients.errors import UserError
+from policy_gradients.networks.actor_critic import actor_critic, resolve_distribution
+from policy_gradients.training.config import Experiment
+from policy_gradients.training.rollout import Carry, init_carry, rollout, rollout_metrics
+from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Transition
+
+CONSTRUCTORS = {"ppo": ppo}
+"""The constructor of each algorithm by name."""
+
+
+CULPRITS = {
+    "rollout/nonfinite_obs": "the environment's observations",
+    "rollout/nonfinite_reward": "the environment's rewards",
+    "rollout/nonfinite_action": "the policy's actions",
+    "train/value_loss": "the critic's loss",
+    "train/policy_gradient_loss": "the policy's loss",
+}
+"""Where numbers that are not finite can enter, in the order of the data flow, by the metric that shows it."""
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    env: Environment
+    agent: ActorCritic
+    algorithm: Algorithm
+    iteration: Callable[[Key, LearnerState, Carry], tuple[LearnerState, Carry, Metrics]]
+
+
+class RunState(NamedTuple):
+    """All that changes while a run runs, and so all that a checkpoint holds."""
+
+    learner: LearnerState
+    carry: Carry
+
+
+def make_environment(experiment: Experiment, num_envs: int) -> Environment:
+    """`num_envs` copies of the experiment's environment, with its wrappers."""
+    from policy_gradients.environments.registry import make
+
+    env, distribution = experiment.env, experiment.network.distribution
+    action_map = env.action_map
+    if action_map == "auto":
+        action_map = "tanh" if distribution == "tanh_normal" else "clip"
+    return make(
+        env.id, num_envs, action_map=action_map, num_threads=env.num_threads, max_episode_steps=env.max_episode_steps,
+        frame_stack=env.frame_stack, obs_clip=env.obs_clip, reward_clip=env.reward_clip, **env.kwargs,
+    )  # fmt: skip
+
+
+def make_agent(experiment: Experiment, spec: EnvironmentSpec) -> ActorCritic:
+    """The networks that the experiment asks for, in the environment's shapes."""
+    space = spec.action_space
+    discrete = not isinstance(space, Box)
+    resolve_distribution(experiment.network.distribution, discrete)
+    if not discrete and len(space.shape) != 1:
+        raise UserError(f"{spec.id}: actions of shape {space.shape} are not supported; flatten them to one axis.")
+    obs = jax.ShapeDtypeStruct(spec.obs_space.shape, spec.obs_space.dtype)
+    return actor_critic(obs, space.shape, None if isinstance(space, Box) else space.n, experiment.network)
+
+
+def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = None) -> Parts:
+    """The parts of a run; `agent` overrides the experiment's networks.
+
+    The iteration is rollout and update as **one** program: `iteration(key, learner, carry)`. Its buffers are reused
+    in place where the environment lives on the device; beside a host simulator the inputs stay, so that a simulator
+    that fails loses nothing.
+    """
+    config = experiment.hyperparameters
+    agent = agent or make_agent(experiment, env.spec)
+    constructor = CONSTRUCTORS[experiment.algorithm]
+    algorithm = constructor(agent, config, num_envs=env.spec.num_envs, total_steps=experiment.total_steps)
+
+    def iteration(key: Key, learner: LearnerState, carry: Carry) -> tuple[LearnerState, Carry, Metrics]:
+        act_key, learn_key = jax.random.split(key)
+        after, trajectory = rollout(
+            agent, env, config.normalization, config.num_steps, act_key, learner.params, learner.statistics, carry
+        )
+        learner, metrics = algorithm.update(learn_key, learner, trajectory)
+        seen = rollout_metrics(carry.episodes, after.episodes, trajectory)
+        return learner, after, {**metrics, **seen, **_nonfinite(trajectory)}
+
+    return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
+
+
+def _nonfinite(trajectory: Transition) -> Metrics:
+    def count(x: Array) -> Array:
+        bad = ~jnp.isfinite(x).reshape(*trajectory.valid.shape, -1).all(axis=-1)
+        return jnp.sum(bad & trajectory.valid, dtype=jnp.float32)
+
+    return {
+        "rollout/nonfinite_obs": count(trajectory.obs) + count(trajectory.next_obs),
+        "rollout/nonfinite_reward": count(trajectory.reward),
+        "rollout/nonfinite_action": count(trajectory.action),
+    }
+
+
+def initial_state(parts: Parts, seed: int) -> RunState:
+    """A learner that knows nothing and environments that have just been reset."""
+    learner_key, env_key = jax.random.split(jax.random.key(seed))
+    learner = jax.jit(parts.algorithm.init)(learner_key)
+    return RunState(learner, with_cause(init_carry, parts.env, env_key))
+
+
+def forget_running_returns(learner: LearnerState) -> LearnerState:
+    """The learner for environments that start anew: no discounted return of an abandoned episode is carried on."""
+    reward = learner.statistics.reward
+    if reward is None:
+        return learner
+    reward = reward._replace(running_return=jnp.zeros_like(reward.running_return))
+    return learner._replace(statistics=learner.statistics._replace(reward=reward))
+
+
+def with_cause(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, where a failure of a host simulator is raised as itself, not as XLA's report of it."""
+    try:
+        return jax.block_until_ready(function(*args))
+    except jax.errors.JaxRuntimeError:
+        failure = take_failure()
+        if failure is None:
+            raise
+        raise failure from None

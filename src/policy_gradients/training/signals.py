@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM ask a run to stop after the update at hand; a second Ctrl-C stops it at once."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class StopRequests:
+    """A context in which SIGINT and SIGTERM are noted instead of acted on (main thread only; elsewhere it does nothing).
+
+    Attributes:
+        status: "" until a signal came; then "interrupted" (SIGINT) or "terminated" (SIGTERM).
+    """
+
+    def __init__(self) -> None:
+        self.status = ""
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return bool(self.status)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.status:
+            raise KeyboardInterrupt
+        self.status = "interrupted" if number == signal.SIGINT else "terminated"
