@@ -1,0 +1,165 @@
+"""From one raw environment written in JAX to a batch of N that reset themselves.
+
+A raw environment is a pair of pure functions over a single copy, with no time limit and no reset of its own:
+
+    reset(key) -> (state, obs)
+    step(key, state, action) -> (state, obs, reward, terminated)
+
+`autoreset` adds what every training loop needs and what suites of environments each do a little differently: the batch
+axis, the time limit as a truncation, the reset within the step that ended, and the true last observation before it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, EnvState, Step
+from policy_gradients.environments.host import device_environment
+from policy_gradients.errors import UserError
+
+RawReset: TypeAlias = Callable[[Array], tuple[Any, Array]]
+RawStep: TypeAlias = Callable[[Array, Any, Array], tuple[Any, Array, Array, Array]]
+
+
+class AutoresetState(NamedTuple):
+    """State of N copies that are stepped together."""
+
+    raw: Any  # the raw environment's own state                                        [N, ...]
+    key: Array  # one key per copy, never changed: every draw folds a new number into it [N]
+    clock: Array  # steps since `reset`, uint32, the same for all copies
+    steps: Array  # steps taken in the running episode, int32                           [N]
+
+
+def autoreset(
+    spec: EnvironmentSpec, reset: RawReset, step: RawStep, max_episode_steps: int | None = None
+) -> Environment:
+    """The batched `Environment` of a raw environment written in JAX.
+
+    Copy i draws from fold_in(key, i) alone, so it lives through the same episodes whatever the number of copies.
+    A copy that ends is reset within the same step: `Step.obs` is then the first observation of the next episode and
+    `Step.final_obs` the last of the one that ended. Where the decision process and the time limit end on the same
+    step, both flags are set. Step keys cost nothing where `step` does not read its key.
+
+    Args:
+        spec: What the environment is; `num_envs` sets the number of copies.
+        reset: Draws a first state: `(key) -> (state, obs)`, of one copy.
+        step: Moves one copy: `(key, state, action) -> (state, obs, reward, terminated)`. The state keeps its structure,
+            shapes and dtypes.
+        max_episode_steps: Environment steps after which an episode is truncated; None for no limit.
+
+    Returns:
+        The environment; its `spec.max_episode_steps` is `max_episode_steps`.
+
+    Raises:
+        UserError: The limit or `num_envs` is below 1, or what `reset` and `step` return disagrees with `spec` or with
+            each other.
+    """
+    for name, value in (("num_envs", spec.num_envs), ("max_episode_steps", max_episode_steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{spec.id}: {name} must be an integer of 1 or more, not {value!r}.")
+    _check_raw(spec, reset, step)
+
+    def reset_all(key: Array) -> tuple[AutoresetState, Array]:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(spec.num_envs))
+        clock = jnp.uint32(0)
+        raw, obs = jax.vmap(reset)(_fold(keys, _reset_draw(clock)))
+        return AutoresetState(raw, keys, clock, jnp.zeros(spec.num_envs, jnp.int32)), obs
+
+    def step_all(state: AutoresetState, action: Array) -> tuple[AutoresetState, Step]:
+        clock = state.clock + 1
+        raw, final_obs, reward, terminated = jax.vmap(step)(_fold(state.key, _step_draw(clock)), state.raw, action)
+        steps = state.steps + 1
+        truncated = jnp.zeros_like(terminated) if max_episode_steps is None else steps >= max_episode_steps
+        done = terminated | truncated
+        fresh = lambda keys: jax.vmap(reset)(_fold(keys, _reset_draw(clock)))  # noqa: E731
+        raw, obs = _reset_where(done, fresh, state.key, (raw, final_obs))
+        state = AutoresetState(raw, state.key, clock, jnp.where(done, 0, steps))
+        valid = jnp.ones_like(done)
+        return state, Step(obs, final_obs, reward.astype(jnp.float32), terminated, truncated, valid)
+
+    return device_environment(dataclasses.replace(spec, max_episode_steps=max_episode_steps), reset_all, step_all)
+
+
+def _reset_draw(clock: Array) -> Array:
+    """The number folded into a copy's key for a reset at this time; never one of `_step_draw`'s."""
+    return 2 * clock
+
+
+def _step_draw(clock: Array) -> Array:
+    return 2 * clock + 1
+
+
+def _fold(keys: Array, data: Array) -> Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def _reset_where(done: Array, fresh: Callable[[Array], Any], keys: Array, current: Any) -> Any:
+    """`current` with the rows that are done replaced by `fresh(keys)` of those rows.
+
+    Drawing a first state for every copy at every step would cost a CPU more than CartPole's physics, so there the few
+    rows that ended are gathered. A GPU would have to ask at each step whether any are left, so it draws all rows.
+    """
+    return jax.lax.platform_dependent(
+        done,
+        keys,
+        current,
+        cpu=lambda done, keys, current: _reset_gathered(done, fresh, keys, current),
+        default=lambda done, keys, current: _reset_all(done, fresh, keys, current),
+    )
+
+
+def _reset_all(done: Array, fresh: Callable[[Array], Any], keys: Array, current: Any) -> Any:
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, fresh(keys), current)
+
+
+def _reset_gathered(done: Array, fresh: Callable[[Array], Any], keys: Array, current: Any) -> Any:
+    n = done.shape[0]
+    chunk = min(n, max(8, n // 16))  # the fastest of 1, 4, 8, n/64, n/32, n/16 and n/8 for CartPole, n from 8 to 4,096
+
+    def some_left(carry: tuple[Array, Any]) -> Array:
+        return carry[0].any()
+
+    def reset_some(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        left, current = carry
+        rows = jnp.nonzero(left, size=chunk, fill_value=n)[0]  # row n does not exist: what is put there is dropped
+        put = lambda new, old: old.at[rows].set(new, mode="drop")  # noqa: E731
+        current = jax.tree.map(put, fresh(keys.at[rows].get(mode="clip")), current)
+        return left.at[rows].set(False, mode="drop"), current
+
+    return jax.lax.while_loop(some_left, reset_some, (done, current))[1]
+
+
+def _check_raw(spec: EnvironmentSpec, reset: RawReset, step: RawStep) -> None:
+    """Refuses a raw environment that does not keep to its specification, before a scan fails on it obscurely."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    action = jax.ShapeDtypeStruct(spec.action_space.shape, spec.action_space.dtype)
+    state, first = jax.eval_shape(reset, key)
+    next_state, obs, reward, terminated = jax.eval_shape(step, key, state, action)
+    expected = jax.ShapeDtypeStruct(spec.obs_space.shape, spec.obs_space.dtype)
+    for call, got in (("reset", first), ("step", obs)):
+        if (got.shape, got.dtype) != (expected.shape, expected.dtype):
+            raise UserError(
+                f"{spec.id}: {call} returns observations of shape {got.shape} and dtype {got.dtype}, but the "
+                f"observation space says {expected.shape} and {expected.dtype}. Make the two agree."
+            )
+    if reward.shape != () or terminated.shape != () or terminated.dtype != jnp.bool_:
+        raise UserError(
+            f"{spec.id}: step must return a scalar reward and a scalar bool terminated, not shapes {reward.shape} and "
+            f"{terminated.shape} with dtype {terminated.dtype}."
+        )
+    if _signature(state) != _signature(next_state):
+        raise UserError(
+            f"{spec.id}: the state that step returns differs in structure, shape or dtype from the one that reset "
+            f"returns: {_signature(next_state)} instead of {_signature(state)}. Make them the same."
+        )
+
+
+def _signature(state: EnvState) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

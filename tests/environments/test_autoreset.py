@@ -1,0 +1,202 @@
+"""The generic wrapper: batch axis, time limit, reset within the step, keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policy_gradients.environments.autoreset import (
+    _reset_all,
+    _reset_draw,
+    _reset_gathered,
+    _step_draw,
+    autoreset,
+)
+from policy_gradients.environments.base import Discrete, EnvironmentSpec, box
+from policy_gradients.errors import UserError
+
+
+def spec(num_envs, **changes):
+    return EnvironmentSpec("Counting-v0", "jax", num_envs, box(-100, 100, (2,)), Discrete(2), **changes)
+
+
+def counting(num_envs, length, max_episode_steps=None):
+    """Observes (steps so far, a number drawn at reset); ends after `length` steps, or earlier on action 1."""
+
+    def reset(key):
+        state = jnp.stack([jnp.float32(0), jax.random.uniform(key)])
+        return state, state
+
+    def step(key, state, action):
+        state = state.at[0].add(1)
+        return state, state, state[0] * 10, (state[0] == length) | (action == 1)
+
+    return autoreset(spec(num_envs), reset, step, max_episode_steps)
+
+
+def random_walk(num_envs, max_episode_steps=None):
+    """Draws from the key at every step, and keeps a typed key in its state."""
+
+    def reset(key):
+        obs = jax.random.normal(key, (2,))
+        return {"obs": obs, "key": key}, obs
+
+    def step(key, state, action):
+        obs = state["obs"] + jax.random.normal(key, (2,))
+        return {"obs": obs, "key": key}, obs, obs.sum(), jnp.abs(obs[0]) > 2
+
+    return autoreset(spec(num_envs), reset, step, max_episode_steps)
+
+
+def roller(environment, num_steps):
+    """Compiled `(key, actions [T, N] or None) -> (last state, first obs, steps stacked to [T, N])`."""
+    idle = jnp.zeros((num_steps, environment.spec.num_envs), jnp.int32)
+
+    @jax.jit
+    def run(key, actions=idle):
+        state, obs = environment.reset(key)
+        state, steps = jax.lax.scan(environment.step, state, actions)
+        return state, obs, steps
+
+    return run
+
+
+def roll(environment, key, num_steps, **actions):
+    return roller(environment, num_steps)(key, **actions)
+
+
+def test_the_final_observation_is_the_one_before_the_reset():
+    _, first, steps = roll(counting(3, length=4), jax.random.key(0), 5)
+    np.testing.assert_array_equal(steps.final_obs[:, :, 0], [[1] * 3, [2] * 3, [3] * 3, [4] * 3, [1] * 3])
+    np.testing.assert_array_equal(steps.final_obs[:4, :, 1], np.tile(first[:, 1], (4, 1)))
+    np.testing.assert_array_equal(steps.obs[:, :, 0], [[1] * 3, [2] * 3, [3] * 3, [0] * 3, [1] * 3])
+    assert not np.any(np.isin(steps.obs[3, :, 1], first[:, 1])), "the next episode draws anew"
+    np.testing.assert_array_equal(steps.obs[:3], steps.final_obs[:3])
+
+
+def test_the_reward_and_flags_of_the_last_step_belong_to_the_ended_episode():
+    _, _, steps = roll(counting(1, length=3), jax.random.key(0), 4)
+    np.testing.assert_array_equal(steps.reward[:, 0], [10, 20, 30, 10])
+    np.testing.assert_array_equal(steps.terminated[:, 0], [False, False, True, False])
+    assert not steps.truncated.any()
+    assert steps.valid.all()
+
+
+def test_a_time_limit_truncates_and_the_count_starts_again():
+    _, _, steps = roll(counting(2, length=99, max_episode_steps=3), jax.random.key(0), 7)
+    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, True, False, False, True, False])
+    assert not steps.terminated.any()
+    np.testing.assert_array_equal(steps.final_obs[:, 0, 0], [1, 2, 3, 1, 2, 3, 1])
+
+
+def test_an_end_of_the_process_restarts_the_count_of_the_time_limit():
+    actions = jnp.array([[0], [1], [0], [0], [0]], jnp.int32)
+    _, _, steps = roll(counting(1, length=99, max_episode_steps=3), jax.random.key(0), 5, actions=actions)
+    np.testing.assert_array_equal(steps.terminated[:, 0], [False, True, False, False, False])
+    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, False, False, True])
+
+
+def test_both_flags_are_set_where_process_and_limit_end_together():
+    _, _, steps = roll(counting(1, length=3, max_episode_steps=3), jax.random.key(0), 3)
+    np.testing.assert_array_equal(steps.terminated[:, 0], [False, False, True])
+    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, True])
+
+
+def test_only_the_copy_that_ended_is_reset():
+    actions = jnp.array([[0, 1, 0]], jnp.int32)
+    _, first, steps = roll(counting(3, length=99), jax.random.key(0), 1, actions=actions)
+    np.testing.assert_array_equal(steps.obs[0, :, 0], [1, 0, 1])
+    np.testing.assert_array_equal(steps.obs[0, :, 1] == first[:, 1], [True, False, True])
+
+
+def test_a_copy_lives_the_same_life_whatever_the_number_of_copies():
+    key = jax.random.key(3)
+    _, first_few, few = roll(random_walk(2, 7), key, 30)
+    _, first_many, many = roll(random_walk(40, 7), key, 30)
+    assert few.terminated.any() and few.truncated.any()
+    np.testing.assert_array_equal(first_few, first_many[:2])
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a, b[:, :2])
+
+
+def test_copies_episodes_and_steps_draw_different_numbers():
+    _, first, steps = roll(random_walk(5, 3), jax.random.key(0), 30)
+    moves = np.asarray(steps.final_obs - np.concatenate([first[None], steps.obs[:-1]]))
+    starts = np.asarray(steps.obs[steps.terminated | steps.truncated])
+    draws = np.concatenate([np.asarray(first).ravel(), starts.ravel(), moves.round(4).ravel()])
+    assert len(np.unique(draws)) > 0.99 * len(draws)
+
+
+def test_reset_keys_are_never_step_keys():
+    clocks = jnp.arange(100, dtype=jnp.uint32)
+    assert not set(np.asarray(_reset_draw(clocks)).tolist()) & set(np.asarray(_step_draw(clocks)).tolist())
+
+
+def test_vmapped_seeds_equal_seeds_alone():
+    run = roller(random_walk(9, 5), 12)
+    keys = jax.random.split(jax.random.key(1), 2)
+    together = jax.vmap(lambda key: run(key)[1:])(keys)
+    for i, key in enumerate(keys):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a, b[i]), run(key)[1:], together)
+
+
+@pytest.mark.parametrize("n", [1, 9, 300])
+def test_gathering_the_ended_rows_equals_resetting_all(n):
+    keys = jax.random.split(jax.random.key(1), n)
+    current = (jnp.zeros((n, 3)), jnp.zeros(n, jnp.int32))
+
+    def fresh(keys):
+        return jax.vmap(lambda k: (jax.random.bits(k, (3,)).astype(jnp.float32), jnp.int32(1)))(keys)
+
+    compiled = [jax.jit(f, static_argnums=1) for f in (_reset_gathered, _reset_all)]
+    for share in (0.0, 0.05, 1.0):
+        done = jax.random.uniform(jax.random.key(0), (n,)) < share
+        gathered, drawn = (f(done, fresh, keys, current) for f in compiled)
+        jax.tree.map(np.testing.assert_array_equal, gathered, drawn)
+        np.testing.assert_array_equal(gathered[1], done)
+
+
+def test_a_step_that_draws_nothing_pays_for_no_key():
+    environment = counting(64, length=9)
+    state, _ = environment.reset(jax.random.key(0))
+    step = lambda state: environment.step(state, jnp.zeros(64, jnp.int32))[1].final_obs  # noqa: E731
+    assert "xor" not in jax.jit(step).lower(state).compile().as_text()
+
+
+def test_snapshot_and_restore_continue_the_same_trajectory():
+    environment = random_walk(4, 5)
+    run = jax.jit(lambda state: jax.lax.scan(environment.step, state, jnp.zeros((7, 4), jnp.int32)))
+    state, _ = run(environment.reset(jax.random.key(0))[0])
+    restored = environment.restore(environment.snapshot(state), environment.reset(jax.random.key(99))[0])
+    jax.tree.map(np.testing.assert_array_equal, run(state)[1], run(restored)[1])
+
+
+def test_the_specification_states_the_limit_in_use():
+    assert counting(1, 3, max_episode_steps=17).spec.max_episode_steps == 17
+    assert counting(1, 3).spec.max_episode_steps is None
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5])
+def test_an_impossible_limit_is_refused(limit):
+    with pytest.raises(UserError, match="max_episode_steps must be an integer of 1 or more"):
+        counting(1, 3, max_episode_steps=limit)
+
+
+def test_no_copies_are_refused():
+    with pytest.raises(UserError, match="num_envs must be an integer of 1 or more"):
+        counting(0, 3)
+
+
+@pytest.mark.parametrize(
+    ("reset", "step", "message"),
+    [
+        (lambda k: (0.0, jnp.zeros(3)), lambda k, s, a: (s, jnp.zeros(2), 0.0, False), r"reset returns .* \(3,\)"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2, int), 0.0, False), "step returns .* int32"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), jnp.zeros(1), False), "scalar reward"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, 0.0), "scalar bool terminated"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: ((s, s), jnp.zeros(2), 0.0, False), "differs in structure"),
+    ],
+)
+def test_a_raw_environment_that_breaks_its_word_is_refused(reset, step, message):
+    with pytest.raises(UserError, match=message):
+        autoreset(spec(2), reset, step)

@@ -1,0 +1,122 @@
+"""Every probe gives the rewards, ends and values that its row in the table promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policy_gradients.environments.base import Box
+from policy_gradients.environments.probes import PROBE_IDS, make_probe, probe_solution
+from policy_gradients.errors import UserError
+
+BOTH = pytest.mark.parametrize("continuous", [False, True])
+
+
+def play(env_id, policy, num_steps=40, num_envs=64, continuous=False, **options):
+    """First observation and steps [T, N] under `policy(obs [N, 1]) -> action`."""
+    environment = make_probe(env_id, num_envs, continuous=continuous, **options)
+
+    @jax.jit
+    def run(key):
+        state, first = environment.reset(key)
+
+        def body(carry, _):
+            state, obs = carry
+            state, step = environment.step(state, policy(obs))
+            return (state, step.obs), step
+
+        return first, jax.lax.scan(body, (state, first), None, num_steps)[1]
+
+    first, steps = run(jax.random.key(0))
+    return np.asarray(first), jax.tree.map(np.asarray, steps)
+
+
+def best_policy(env_id, continuous):
+    solution = probe_solution(env_id, 0.9, continuous)
+    if solution.action is None:
+        return lambda obs: jnp.zeros((len(obs), 1)) if continuous else jnp.zeros(len(obs), jnp.int32)
+    known, action = jnp.asarray(solution.obs[:, 0]), jnp.asarray(solution.action)
+    return lambda obs: action[jnp.argmin(jnp.abs(obs - known[None]), axis=1)]
+
+
+@BOTH
+@pytest.mark.parametrize("env_id", PROBE_IDS)
+def test_the_best_policy_earns_the_stated_value_of_every_observation(env_id, continuous):
+    """Bellman's equation V(s) = r + γ (1 − d) V(s′), along what the best policy meets, with every s met."""
+    gamma = 0.9
+    solution = probe_solution(env_id, gamma, continuous)
+    first, steps = play(env_id, best_policy(env_id, continuous), continuous=continuous)
+    value = dict(zip(solution.obs[:, 0].tolist(), solution.value.tolist(), strict=True))
+    obs = np.concatenate([first[None], steps.obs[:-1]])[..., 0].ravel().tolist()
+    assert set(obs) == set(value)
+    rows = zip(obs, steps.reward.ravel(), steps.terminated.ravel(), steps.final_obs.ravel().tolist(), strict=True)
+    for s, reward, terminated, successor in rows:
+        target = reward + (0 if terminated else gamma * value[successor])
+        assert value[s] == pytest.approx(target, abs=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("env_id", ["ProbeTwoActions-v0", "ProbeActionOnObservation-v0"])
+def test_where_the_action_counts_the_other_one_earns_less(env_id, continuous):
+    best = best_policy(env_id, continuous)
+
+    def half_best(obs):
+        action = best(obs)
+        return jnp.concatenate([action[:32], action[32:] - 0.25 if continuous else 1 - action[32:]])
+
+    _, steps = play(env_id, half_best, 8, continuous=continuous)
+    np.testing.assert_allclose(steps.reward[:, :32], 0 if continuous else 1)
+    np.testing.assert_allclose(steps.reward[:, 32:], -0.0625 if continuous else -1)
+
+
+@pytest.mark.parametrize("env_id", ["ProbeObservationReward-v0", "ProbeActionOnObservation-v0"])
+def test_both_observations_are_met_about_equally_often(env_id):
+    _, steps = play(env_id, best_policy(env_id, False))
+    assert abs(steps.obs.mean()) < 0.05
+    assert steps.terminated.all()
+
+
+def test_the_time_limit_cuts_after_ten_steps_that_look_alike():
+    first, steps = play("ProbeTimeLimit-v0", best_policy("ProbeTimeLimit-v0", False), num_steps=20, num_envs=1)
+    assert np.flatnonzero(steps.truncated).tolist() == [9, 19]
+    assert not steps.terminated.any()
+    assert np.unique(np.concatenate([first.ravel(), steps.obs.ravel(), steps.final_obs.ravel()])).size == 1
+
+
+def test_the_time_limit_can_be_set():
+    _, steps = play("ProbeTimeLimit-v0", best_policy("ProbeTimeLimit-v0", False), 6, 1, max_episode_steps=3)
+    assert np.flatnonzero(steps.truncated).tolist() == [2, 5]
+
+
+def test_mixed_lengths_have_mean_ten_by_episode_and_less_among_the_first_to_end():
+    """With 64 copies, the mean over episodes counted per copy is 10; over those that end within 18 steps it is not."""
+    _, steps = play("ProbeMixedLengths-v0", best_policy("ProbeMixedLengths-v0", False), num_steps=400)
+    ends = steps.terminated
+    per_copy = [np.diff(np.flatnonzero(ends[:, i]), prepend=-1)[:20] for i in range(64)]
+    assert set(np.concatenate(per_copy).tolist()) == {2, 18}
+    assert all(len(lengths) == 20 for lengths in per_copy)
+    assert np.mean(per_copy) == pytest.approx(10, abs=0.9)  # 4 standard errors of 1,280 episodes with σ = 8
+    early = np.concatenate([np.diff(np.flatnonzero(ends[:18, i]), prepend=-1) for i in range(64)])
+    assert early.mean() < 7
+
+
+@BOTH
+def test_actions_are_two_or_a_bounded_line(continuous):
+    spec = make_probe("ProbeTwoActions-v0", 2, continuous=continuous).spec
+    if continuous:
+        assert isinstance(spec.action_space, Box) and spec.action_space.bounded and spec.action_space.shape == (1,)
+    else:
+        assert spec.action_space.n == 2
+    assert (spec.engine, spec.num_envs, spec.obs_space.shape) == ("jax", 2, (1,))
+
+
+def test_an_unknown_probe_is_refused_with_a_suggestion():
+    with pytest.raises(UserError, match="Did you mean 'ProbeTwoActions-v0'"):
+        make_probe("ProbeTwoAction-v0", 1)
+    with pytest.raises(UserError, match="is no probe"):
+        probe_solution("CartPole-v1", 0.9)
+
+
+def test_a_kind_of_action_that_is_no_bool_is_refused():
+    with pytest.raises(UserError, match="continuous must be true or false"):
+        make_probe("ProbeTwoActions-v0", 1, continuous="yes")
