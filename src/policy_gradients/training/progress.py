@@ -1,0 +1,176 @@
+"""What a person sees of a running run: a bar on a terminal, plain lines elsewhere."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from policy_gradients.training.config import Experiment
+
+REDRAW_EVERY = 0.1
+"""Least seconds between two drawings of the bar: eyes need no more, and a drawing costs some 2 ms."""
+
+LINE_EVERY = 5.0
+LINE_SHARE = 0.05
+"""A plain line appears after so many seconds or this share of the run, whichever comes later."""
+
+
+class Progress(Protocol):
+    """Where a run reports to while it runs."""
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Environment steps so far, and the metrics of the latest update."""
+        ...
+
+    def message(self, text: str) -> None:
+        """A sentence for the user."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def message(self, text: str) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class LineProgress:
+    """A plain line now and then, for logs and pipes.
+
+    Args:
+        total_steps: Environment steps of the run.
+        write: Takes one line.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        write: Callable[[str], object] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._write = write or (lambda line: print(line, flush=True))
+        self._state, self._clock = Standing(total_steps, clock), clock
+        self._next_time, self._next_step = 0.0, 0.0
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes a line where one is due, and always at the end."""
+        self._state.note(step, metrics)
+        now, total = self._clock(), self._state.total_steps
+        if step < total and (now < self._next_time or step < self._next_step):
+            return
+        self._next_time, self._next_step = now + LINE_EVERY, step + LINE_SHARE * total
+        self._write(self._state.line())
+
+    def message(self, text: str) -> None:
+        """Writes the text as a line."""
+        self._write(text)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class BarProgress:
+    """A bar at the foot of a terminal; messages scroll above it.
+
+    Args:
+        total_steps: Environment steps of the run.
+        console: A `rich.console.Console`; None for standard error.
+        clock: Seconds.
+    """
+
+    def __init__(self, total_steps: int, console: Any = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._state, self._clock, self._next_time = Standing(total_steps, clock), clock, 0.0
+        self._console = console or Console(stderr=True)
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+        self._bar = RichProgress(*columns, console=self._console, auto_refresh=False, transient=False)
+        self._task = self._bar.add_task("compiling …", total=total_steps)
+        self._bar.start()
+        self._bar.refresh()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Redraws, unless that has only just been done."""
+        self._state.note(step, metrics)
+        now = self._clock()
+        if now < self._next_time and step < self._state.total_steps:
+            return
+        self._next_time = now + REDRAW_EVERY
+        self._draw()
+
+    def message(self, text: str) -> None:
+        """Prints the text above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands at the end."""
+        if self._state.step:
+            self._draw()
+        self._bar.stop()
+
+    def _draw(self) -> None:
+        step = min(self._state.step, self._state.total_steps)
+        self._bar.update(self._task, completed=step, description=self._state.line(), refresh=True)
+
+
+class Standing:
+    """How far a run is, and what is worth saying of it in one line."""
+
+    def __init__(self, total_steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.total_steps, self.step = total_steps, 0
+        self._clock, self._began = clock, clock()
+        self._metrics: Mapping[str, float] = {}
+        self._evaluation = math.nan
+
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Remembers the latest; of evaluations, which are not in every update, the last."""
+        self.step, self._metrics = step, metrics
+        self._evaluation = metrics.get("eval/mean_reward", self._evaluation)
+
+    def line(self) -> str:
+        """'12,288/1,000,000 steps · 15,320 steps/s · 0:08, 1:05 left · return 312.5 · evaluation 420.1'."""
+        parts = [f"{self.step:,}/{self.total_steps:,} steps"]
+        rate = self._metrics.get("time/fps", math.nan)
+        elapsed = format_seconds(self._clock() - self._began)
+        if rate > 0:
+            parts.append(f"{rate:,.0f} steps/s")
+            elapsed += f", {format_seconds(max(0, self.total_steps - self.step) / rate)} left"
+        parts.append(elapsed)
+        episode_return = self._metrics.get("rollout/ep_rew_mean", math.nan)
+        shown = (("return", episode_return), ("evaluation", self._evaluation))
+        parts += [f"{name} {value:,.1f}" for name, value in shown if not math.isnan(value)]
+        return " · ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """'0:08', '12:34' or '1:02:03'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def make_progress(experiment: Experiment, run: Path) -> Progress:
+    """The progress that `logging.progress` asks for; "auto" is a bar where standard error is a terminal."""
+    kind = experiment.logging.progress
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "lines"
+    if kind == "none":
+        return SilentProgress()
+    progress: Progress = BarProgress(experiment.total_steps) if kind == "bar" else LineProgress(experiment.total_steps)
+    progress.message(f"Run folder: {run}")
+    return progress
