@@ -1,5 +1,6 @@
 """From a trajectory [T, N] to shuffled minibatches of single transitions, and means over their valid rows."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,13 @@ class Batch(NamedTuple):
 def masked_mean(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """⟨x⟩ = Σ w x / Σ w over valid rows; NaN where there is none. What stands in other rows never matters."""
     return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid, dtype=x.dtype)
+
+
+def masked_means(columns: Sequence[Float[Array, " B"]], valid: Bool[Array, " B"]) -> Float[Array, " n"]:
+    """⟨x⟩ of n quantities at once: one product with the rows' weights, where n sums would be n small programs."""
+    rows = jnp.where(valid[:, None], jnp.stack(columns, axis=1), 0.0)
+    weights = valid.astype(rows.dtype)
+    return jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST) / jnp.sum(weights)
 
 
 def masked_std(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:

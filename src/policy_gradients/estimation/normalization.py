@@ -53,9 +53,7 @@ def init_moments(shape: tuple[int, ...]) -> Moments:
     return Moments(Count.zero(), jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
 
 
-def update_moments(
-    moments: Moments, rows: Float[Array, "*rows_and_shape"], valid: Bool[Array, "*rows"]
-) -> Moments:
+def update_moments(moments: Moments, rows: Float[Array, "*rows_and_shape"], valid: Bool[Array, "*rows"]) -> Moments:
     """Statistics of the rows seen before together with these; rows that are not valid are not there, NaN or not.
 
     Merged in the ratio form of Chan et al. (1979), which keeps float32 accurate however long the run:

@@ -63,7 +63,9 @@ def resolve_distribution(name: str, discrete: bool) -> str:
 
 
 def actor_critic(
-    obs: jax.ShapeDtypeStruct, action_shape: tuple[int, ...], num_actions: int | None = None,
+    obs: jax.ShapeDtypeStruct,
+    action_shape: tuple[int, ...],
+    num_actions: int | None = None,
     config: NetworkConfig | None = None,
 ) -> ActorCritic:
     """The networks for one kind of observation and action.
@@ -117,7 +119,9 @@ def actor_critic(
 def _torso(obs: jax.ShapeDtypeStruct, config: NetworkConfig, hidden: tuple[int, ...]) -> Network:
     pixels = len(obs.shape) == 3
     if config.features == "cnn" and not pixels:
-        raise UserError(f"network.features: cnn expects images [H, W, C], but observations have shape {obs.shape}; use mlp.")
+        raise UserError(
+            f"network.features: cnn expects images [H, W, C], observations have shape {obs.shape}; use mlp."
+        )
     if config.features == "mlp" or not pixels:
         return _flattened(mlp(_size(obs.shape), hidden, config.activation, config.layer_norm), obs.shape)
     cnn = nature_cnn(obs.shape)

@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from policy_gradients.types import LearnerState
+
 Schedule: TypeAlias = Literal["constant", "linear", "kl_adaptive"]
 
 KL_ADAPTIVE_RANGE = (1e-6, 1e-2)
@@ -27,3 +29,10 @@ def kl_adaptive(learning_rate: Float[Array, ""], kl: Float[Array, ""], target: f
     """
     factor = jnp.where(kl > 2.0 * target, 1.0 / 1.5, jnp.where(kl < 0.5 * target, 1.5, 1.0))
     return jnp.clip(learning_rate * factor, *KL_ADAPTIVE_RANGE)
+
+
+def current_rate(schedule: Schedule, initial: float, state: LearnerState, total_steps: int) -> Float[Array, ""]:
+    """The learning rate that an update starts with: on the line, or the one that the last update left."""
+    if schedule == "linear":
+        return linear(initial, state.step.as_float(), total_steps)
+    return state.learning_rate

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with `state.safetensors` and `manifest.json`, written atomically, loaded without executing code.
+"""Checkpoints: a folder of `state.safetensors` and `manifest.json`, written atomically, loaded without running code.
 
 A checkpoint holds the whole run after one update: the learner, where the environments stand, and the window of
 episodes. Random keys are not in it: every update derives its own from the seed and its index.
@@ -45,8 +45,8 @@ def unflatten_tree(template: Any, arrays: Mapping[str, np.ndarray], source: Path
         if array is None or array.shape != leaf.shape or array.dtype != np.dtype(leaf.dtype):
             found = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
             raise UserError(
-                f"{source} does not fit this run: {name} should be {np.dtype(leaf.dtype)}{list(leaf.shape)} but {found}. "
-                "Resume with the config.yaml that the run was started with."
+                f"{source} does not fit this run: {name} should be {np.dtype(leaf.dtype)}{list(leaf.shape)} but {found}"
+                ". Resume with the config.yaml that the run was started with."
             )
         restored.append(jnp.asarray(array))
     return jax.tree_util.tree_unflatten(structure, restored)
@@ -92,8 +92,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         blob = (folder / "state.safetensors").read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} is not a readable checkpoint ({type(error).__name__}: {error}). Delete that folder to resume from "
-            "the one before it."
+            f"{folder} is not a readable checkpoint ({type(error).__name__}: {error}). Delete that folder to resume "
+            "from the one before it."
         ) from error
     if version > FORMAT_VERSION:
         raise UserError(

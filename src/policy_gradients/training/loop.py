@@ -25,7 +25,14 @@ from policy_gradients.training.products import Evaluation, make_pictures, write_
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.rollout import Carry, init_carry
 from policy_gradients.training.setup import (
-    CULPRITS, Parts, RunState, build, forget_running_returns, initial_state, make_environment, with_cause,
+    CULPRITS,
+    Parts,
+    RunState,
+    build,
+    forget_running_returns,
+    initial_state,
+    make_environment,
+    with_cause,
 )  # fmt: skip
 from policy_gradients.training.signals import StopRequests
 from policy_gradients.types import ActorCritic
@@ -147,7 +154,7 @@ class _Session:
                 state, update, metrics = self._loop(state, start, loggers, stop)
             if update < self.updates:
                 self.progress.message(
-                    f"Stopped after update {update} of {self.updates}; continue with: policy-gradients resume {self.run}"
+                    f"Stopped after update {update} of {self.updates}; continue: policy-gradients resume {self.run}"
                 )
                 return Run(self.run, {**metrics, "status": stop.status})
             self._write_policy(state, metrics, "policy")
@@ -213,7 +220,8 @@ class _Session:
         if self.judge is None:
             self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_env)
         learner = state.learner
-        metrics = self.judge(jax.random.fold_in(jax.random.fold_in(self.key, _EVAL_STREAM), update), learner.params, learner.statistics)
+        key = jax.random.fold_in(jax.random.fold_in(self.key, _EVAL_STREAM), update)
+        metrics = self.judge(key, learner.params, learner.statistics)
         score = metrics.get("eval/mean_reward", math.nan)
         if score > self.best and self.experiment.checkpoint.keep_best:
             self.best = score

@@ -59,9 +59,8 @@ def rollout(
         distribution = agent.policy(params, normalize_obs(config, statistics, obs))
         action = distribution.sample(step_key)
         env_state, out = env.step(env_state, action)
-        row = Transition(
-            obs, action, distribution.log_prob(action), out.reward, out.final_obs, out.terminated, out.truncated, out.valid
-        )
+        log_prob = distribution.log_prob(action)
+        row = Transition(obs, action, log_prob, out.reward, out.final_obs, out.terminated, out.truncated, out.valid)
         return (env_state, out.obs), row
 
     keys = jax.random.split(key, num_steps)

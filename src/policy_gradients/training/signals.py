@@ -7,7 +7,7 @@ from typing import Self
 
 
 class StopRequests:
-    """A context in which SIGINT and SIGTERM are noted instead of acted on (main thread only; elsewhere it does nothing).
+    """A context in which SIGINT and SIGTERM are noted instead of acted on (in the main thread; elsewhere nothing).
 
     Attributes:
         status: "" until a signal came; then "interrupted" (SIGINT) or "terminated" (SIGTERM).
