@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from policy_gradients.environments.registry import ENGINES
 from policy_gradients.errors import UserError, suggest
-from policy_gradients.training.config import load_mapping
-
-ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
+from policy_gradients.training.config import EnvironmentConfig, Experiment, load_mapping, parse_experiment
 
 
 class Preset(NamedTuple):
@@ -57,12 +56,37 @@ def get_preset(algorithm: str, name: str) -> Preset:
     return known[name.lower()]
 
 
+def compose(*layers: Mapping[str, Any], preset: str = "auto") -> tuple[Experiment, Preset | None]:
+    """The experiment that layers of settings describe, later ones winning, over a preset, over the defaults.
+
+    Args:
+        *layers: Sparse settings, nested as in an Experiment.
+        preset: "auto" for the one of the environment, "none", or a name.
+
+    Returns:
+        The experiment, and the preset that it stands on, if any.
+
+    Raises:
+        UserError: Settings are wrong, or there is no such preset.
+    """
+    asked = merge(*layers)
+    algorithm, env = asked.get("algorithm", Experiment.algorithm), asked.get("env")
+    env_id = env.get("id", EnvironmentConfig.id) if isinstance(env, Mapping) else EnvironmentConfig.id
+    found = None
+    if preset == "auto":
+        found = find_preset(str(algorithm), str(env_id))
+    elif preset != "none":
+        found = get_preset(str(algorithm), preset)
+    return parse_experiment(merge(found.settings if found else {}, asked)), found
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one; where two name the same setting, the later layer wins."""
+    """Nested mappings as one; where two name the same setting, the later layer wins (an empty section changes none)."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
             before = merged.get(name)
-            both = isinstance(before, Mapping) and isinstance(value, Mapping)
-            merged[name] = merge(before, value) if both else value
+            if isinstance(before, Mapping) and (value is None or isinstance(value, Mapping)):
+                value = merge(before, value or {})
+            merged[name] = value
     return merged

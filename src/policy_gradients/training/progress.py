@@ -13,7 +13,7 @@ REDRAW_EVERY = 0.1
 """Least seconds between two drawings of the bar: eyes need no more, and a drawing costs some 2 ms."""
 
 LINE_EVERY = 5.0
-LINE_SHARE = 0.05
+LINE_SHARE = 0.01
 """A plain line appears after so many seconds or this share of the run, whichever comes later."""
 
 

@@ -1,0 +1,7 @@
+"""`python -m policy_gradients.cli` is `policy-gradients`."""
+
+import sys
+
+from policy_gradients.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,168 @@
+"""`policy-gradients benchmark throughput`: how fast the simulator, acting, and a whole iteration are here."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policy_gradients.cli.runtime import start_jax
+from policy_gradients.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from policy_gradients.training.config import Experiment
+    from policy_gradients.training.setup import Parts
+
+OPTIONS = ("--config", "--preset", "--seconds")
+SECONDS = 5.0
+"""How long each part is timed: enough for a median over tens of iterations of the usual sizes."""
+
+USAGE = """usage: policy-gradients benchmark throughput [ALGORITHM] [--env ID] [--seconds S] [settings of `train`]
+
+Times three compiled programs of num_steps × num_envs environment steps each: the simulator alone under random
+actions, the rollout (simulator and policy), and a whole iteration (rollout and update). Compilation is told apart."""
+
+
+class Timing(NamedTuple):
+    """How long one program takes."""
+
+    name: str
+    compile_seconds: float
+    seconds: float  # median of one call
+    steps: int  # environment steps in one call
+
+    @property
+    def rate(self) -> float:
+        """Environment steps per second."""
+        return self.steps / self.seconds
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the table; the exit code."""
+    kind, *rest = arguments or ["--help"]
+    if kind in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if kind != "throughput":
+        raise UserError(f"benchmark: expected throughput, got {kind!r}.{suggest(kind, ['throughput'])}")
+    start_jax()
+    from policy_gradients.cli.flags import read_request
+    from policy_gradients.cli.train import introduce
+
+    request = read_request(rest, OPTIONS)
+    if request.help:
+        print(USAGE)
+        return 0
+    if request.preset is not None:
+        print(introduce(request.preset), flush=True)
+    print(report(request.experiment, throughput(request.experiment, _seconds(request.options))))
+    return 0
+
+
+def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timing]:
+    """Times the three programs of an experiment.
+
+    Args:
+        experiment: What would be trained.
+        seconds: How long each is timed.
+
+    Raises:
+        UserError, EnvironmentFailure: As in training.
+    """
+    import jax
+
+    from policy_gradients.training.setup import build, initial_state, make_environment
+
+    env = make_environment(experiment, experiment.env.num_envs)
+    try:
+        parts = build(experiment, env)
+        state = initial_state(parts, experiment.seed)
+        steps = experiment.hyperparameters.num_steps * env.spec.num_envs
+        key = jax.random.key(experiment.seed)
+        return [
+            _time(name, jax.jit(program), key, start, seconds, steps)
+            for name, program, start in _programs(experiment, parts, state)
+        ]
+    finally:
+        env.close()
+
+
+def report(experiment: "Experiment", timings: Sequence[Timing]) -> str:
+    """The timings as a table, each as a share of the simulator's speed."""
+    import jax
+
+    from policy_gradients.cli.envs import table
+
+    config, env = experiment.hyperparameters, experiment.env
+    head = (
+        f"{experiment.algorithm} on {env.id}: {env.num_envs} environments × {config.num_steps} steps, "
+        f"{config.num_minibatches} minibatches, {config.num_epochs} epochs · "
+        f"{os.cpu_count()} CPU cores, {jax.default_backend()}, JAX {jax.__version__}"
+    )
+    rows: list[Sequence[object]] = [("", "steps/s", "of simulator", "ms", "compile s")]
+    for timing in timings:
+        share = f"{timing.rate / timings[0].rate:.0%}"
+        rows.append(
+            (timing.name, f"{timing.rate:,.0f}", share, f"{timing.seconds * 1e3:.1f}", f"{timing.compile_seconds:.1f}")
+        )
+    return f"{head}\n{table(rows)}"
+
+
+def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tuple[str, Callable[..., Any], Any]]:
+    """Each program as `(key, carried) -> carried`, with what it starts from."""
+    import jax
+    import jax.numpy as jnp
+
+    from policy_gradients.environments.base import Box
+    from policy_gradients.training.rollout import rollout
+
+    env, space, num_envs = parts.env, parts.env.spec.action_space, parts.env.spec.num_envs
+    config, learner = experiment.hyperparameters, state.learner
+
+    def simulate(key: jax.Array, env_state: Any) -> tuple[Any, jax.Array]:
+        shape = (config.num_steps, num_envs, *space.shape)
+        box = isinstance(space, Box)
+        actions = jax.random.normal(key, shape) if box else jax.random.randint(key, shape, 0, space.n)
+        env_state, out = jax.lax.scan(env.step, env_state, actions)
+        return env_state, jnp.sum(out.reward)  # which nothing may leave uncomputed
+
+    def act(key: jax.Array, carry: Any) -> tuple[Any, jax.Array]:
+        norm, params = config.normalization, learner.params
+        carry, seen = rollout(parts.agent, env, norm, config.num_steps, key, params, learner.statistics, carry)
+        return carry, jnp.sum(seen.log_prob) + jnp.sum(seen.reward)
+
+    def iterate(key: jax.Array, whole: Any) -> tuple[Any, Any]:
+        *whole, metrics = parts.iteration(key, *whole)
+        return tuple(whole), metrics
+
+    return [
+        ("simulator", simulate, state.carry.env_state),
+        ("rollout", act, state.carry),
+        ("iteration", iterate, tuple(state)),
+    ]
+
+
+def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int) -> Timing:
+    """Median time of a call, over as many as fit into `seconds` after two to warm up."""
+    from policy_gradients.training.setup import with_cause
+
+    tick = time.perf_counter()
+    compiled = program.lower(key, carried).compile()
+    compile_seconds = time.perf_counter() - tick
+    times: list[float] = []
+    while len(times) < 5 or sum(times[2:]) < seconds:
+        tick = time.perf_counter()
+        carried, _ = with_cause(compiled, key, carried)
+        times.append(time.perf_counter() - tick)
+    return Timing(name, compile_seconds, statistics.median(times[2:]), steps)
+
+
+def _seconds(options: dict[str, str]) -> float:
+    text = options.get("--seconds", str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"--seconds: expected a number above 0, got {text!r}.")
+    return seconds

@@ -1,0 +1,153 @@
+"""`policy-gradients evaluate`: how well a trained policy plays, with the policy as it would be deployed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policy_gradients.cli.arguments import Parser, not_negative, positive
+from policy_gradients.cli.runtime import start_jax
+from policy_gradients.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from policy_gradients.deployment.numpy_policy import NumpyPolicy
+    from policy_gradients.environments.base import Environment
+
+COPIES = 64
+"""Most environments played at once: more would cost memory and start-up for no speed."""
+
+
+class Played(NamedTuple):
+    """Undiscounted return and length of each episode; NaN and 0 for one that found no end."""
+
+    returns: "np.ndarray"
+    lengths: "np.ndarray"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Plays the episodes and prints how they went; the exit code."""
+    options = _parser().parse(arguments)
+    bundle = find_bundle(options.path)
+    start_jax()
+    from policy_gradients.deployment.numpy_policy import load_policy
+
+    policy = load_policy(bundle, seed=options.seed)
+    env = make_environment(policy, bundle, min(options.episodes, COPIES))
+    try:
+        played = play(policy, env, options.episodes, deterministic=not options.stochastic, seed=options.seed)
+    finally:
+        env.close()
+    print(summary(played, env.spec.id, "stochastic" if options.stochastic else "deterministic"))
+    if options.video is not None:
+        from policy_gradients.evaluation.video import record_video
+
+        out = Path(options.video or bundle / "evaluation.mp4")
+        record_video(policy, f"{env.spec.engine}:{env.spec.id}", out, seed=options.seed)
+        print(f"Film: {out}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", "Plays whole episodes with a trained policy, its normaliser frozen.")
+    parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder, or a policy bundle")
+    parser.add_argument("--episodes", type=positive, default=100, help="how many (100, as for published results)")
+    parser.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most likely ones")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of first states and drawn actions (0)")
+    parser.add_argument(
+        "--video", nargs="?", const="", metavar="FILE", help="film an episode as well; default evaluation.mp4 in the bundle"
+    )
+    return parser
+
+
+def find_bundle(path: Path) -> Path:
+    """The policy bundle that a path means: itself, or a run's last policy, or its best where it has not finished.
+
+    Raises:
+        UserError: There is none.
+    """
+    for folder in (path, path / "policy", path / "policy_best"):
+        if (folder / "policy.json").is_file():
+            return folder
+    raise UserError(
+        f"evaluate: {path} holds no policy; give a run's folder that has finished, been evaluated once, or a bundle."
+    )
+
+
+def make_environment(policy: "NumpyPolicy", bundle: Path, num_envs: int) -> "Environment":
+    """The environment that the policy was trained in, as scores are reported: raw rewards, whole episodes.
+
+    Its settings are those of the run around the bundle; without one, the bundle's environment id at its defaults.
+
+    Raises:
+        UserError: The environment's observations are not the policy's.
+    """
+    from policy_gradients.environments.registry import make
+    from policy_gradients.training.config import EnvironmentConfig, load_experiment
+
+    described = policy.description.environment
+    configs = [file for folder in (bundle, bundle.parent) if (file := folder / "config.yaml").is_file()]
+    config = load_experiment(configs[0]).env if configs else EnvironmentConfig(f"{described.engine}:{described.id}")
+    env = make(
+        config.id, num_envs, action_map="none", num_threads=config.num_threads, frame_stack=config.frame_stack,
+        max_episode_steps=config.max_episode_steps, obs_clip=config.obs_clip, evaluation=True, **config.kwargs,
+    )  # fmt: skip
+    if env.spec.obs_space.shape != policy.description.observation.shape:
+        env.close()
+        raise UserError(
+            f"evaluate: {config.id} gives observations of shape {env.spec.obs_space.shape}, but the policy expects "
+            f"{policy.description.observation.shape}. Evaluate the run's folder, which knows the wrappers."
+        )
+    return env
+
+
+def play(policy: "NumpyPolicy", env: "Environment", episodes: int, *, deterministic: bool, seed: int) -> Played:
+    """Plays so many episodes, one after the other in every environment, each chosen before it is played.
+
+    (Taking the first to finish would count short episodes first.) The policy's actions are in the simulator's units,
+    so `env` maps none.
+    """
+    import jax
+    import numpy as np
+
+    from policy_gradients.evaluation.evaluate import LONGEST_EPISODE
+    from policy_gradients.training.setup import with_cause
+
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    key, rng, n = jax.random.key(seed), np.random.default_rng(seed), env.spec.num_envs
+    returns, lengths = np.full(episodes, np.nan), np.zeros(episodes, np.int64)
+    for first in range(0, episodes, n):
+        state, obs = with_cause(reset, jax.random.fold_in(key, first))
+        total, length, open_ = np.zeros(n), np.zeros(n, np.int64), np.arange(n) < episodes - first
+        for _ in range((env.spec.max_episode_steps or LONGEST_EPISODE) + 1):
+            action = policy(np.asarray(obs), deterministic=deterministic, rng=rng) - policy.description.action.start
+            state, out = with_cause(step, state, np.asarray(action, env.spec.action_space.dtype))
+            obs, counted = out.obs, open_ & np.asarray(out.valid)
+            total += np.where(counted, np.asarray(out.reward), 0.0)
+            length += counted
+            ended = np.flatnonzero(counted & np.asarray(out.terminated | out.truncated))
+            returns[first + ended], lengths[first + ended] = total[ended], length[ended]
+            open_[ended] = False
+            if not open_.any():
+                break
+    return Played(returns, lengths)
+
+
+def summary(played: Played, env_id: str, kind: str) -> str:
+    """What an evaluation found, in a few lines.
+
+    Raises:
+        UserError: No episode found its end.
+    """
+    done = played.lengths > 0
+    returns: Any = played.returns[done]
+    if not returns.size:
+        raise UserError(f"evaluate: no episode of {env_id} found an end; give the environment a max_episode_steps.")
+    lines = [
+        f"{env_id}, {returns.size} {kind} episodes",
+        f"  return  {returns.mean():,.1f} ± {returns.std():,.1f}  (least {returns.min():,.1f}, most {returns.max():,.1f})",
+        f"  length  {played.lengths[done].mean():,.1f} steps",
+    ]
+    if not done.all():
+        lines.append(f"  {(~done).sum()} episodes found no end and are left out")
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""The entry point: finds the command, runs it, and turns what goes wrong into a sentence and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from policy_gradients import __version__
+from policy_gradients.errors import UserError, suggest
+
+COMMANDS = {
+    "train": "train a policy",
+    "resume": "continue a run where it stopped",
+    "evaluate": "test a trained policy",
+    "plot": "draw learning curves of one or more runs",
+    "envs": "list and describe environments",
+    "benchmark": "time the simulator, the rollout and the whole iteration",
+}
+"""What each command does; its module has the same name."""
+
+FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        The exit code: 0, 1 where the environment or the training failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _complain(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except RuntimeError as error:
+        if not isinstance(error, _expected_failures()):
+            raise
+        return _complain(error, FAILED)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else BAD_INPUT
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        print(f"policy-gradients {__version__}")
+        return 0
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise UserError(f"there is no command {name!r}; expected one of {known}.{suggest(name, COMMANDS)}")
+    return import_module(f"policy_gradients.cli.{name}").run(rest)
+
+
+def usage() -> str:
+    """The help of the whole program."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    return f"""usage: policy-gradients COMMAND …
+
+On-policy policy gradients in JAX.
+
+commands:
+{commands}
+
+  policy-gradients COMMAND --help     what a command takes
+  policy-gradients --version          {__version__}
+
+example:
+  policy-gradients train ppo --env HalfCheetah-v4"""
+
+
+def _expected_failures() -> tuple[type[Exception], ...]:
+    """Failures of a run that explain themselves; looked up, not imported, as what was not imported was not raised."""
+    places = {
+        "policy_gradients.environments.base": "EnvironmentFailure",
+        "policy_gradients.training.loop": "TrainingDiverged",
+    }
+    return tuple(getattr(sys.modules[place], name) for place, name in places.items() if place in sys.modules)
+
+
+def _complain(error: Exception, code: int) -> int:
+    for line in (f"policy-gradients: {error}", *getattr(error, "__notes__", ())):
+        print(line, file=sys.stderr)
+    return code

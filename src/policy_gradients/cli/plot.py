@@ -1,0 +1,21 @@
+"""`policy-gradients plot`: learning curves of one or more runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from policy_gradients.cli.arguments import Parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Draws the curves; the exit code."""
+    parser = Parser("plot", "Draws learning curves; runs that differ only in their seed become a mean and an interval.")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    parser.add_argument("--out", type=Path, help="the picture; default curve.png of a single run, else curves.png here")
+    options = parser.parse(arguments)
+    from policy_gradients.evaluation.plots import plot_runs
+
+    single = options.runs[0] / "curve.png" if len(options.runs) == 1 else Path("curves.png")
+    out = options.out or single
+    plot_runs(options.runs, out)
+    print(f"Learning curve: {out}")
+    return 0

@@ -1,0 +1,20 @@
+"""`policy-gradients resume`: continue a run where it stopped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from policy_gradients.cli.arguments import Parser, positive
+from policy_gradients.cli.runtime import start_jax
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Resumes the run; the exit code."""
+    parser = Parser("resume", "Continues a run from its latest checkpoint, as if it had not stopped.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    parser.add_argument("--total-steps", type=positive, help="a new length of the run, in environment steps")
+    options = parser.parse(arguments)
+    start_jax()
+    from policy_gradients.cli.train import report
+    from policy_gradients.training.loop import resume
+
+    return report(resume(options.run, total_steps=options.total_steps))

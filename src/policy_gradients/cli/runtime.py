@@ -1,0 +1,31 @@
+"""How JAX runs in a command line program. The library itself never touches these settings."""
+
+import os
+from pathlib import Path
+
+
+def start_jax() -> None:
+    """Imports JAX with the settings that suit a short-lived program on its own; the user's own settings win.
+
+    - Compiled programs are kept on disk: a second run of the same experiment compiles in tenths of a second.
+    - The CPU runs programs in the calling thread: no hand-over, and half the latency of small ones. It has to be set
+      before the first computation, and unlike the others this option cannot come from the environment.
+    """
+    folder = compilation_cache()
+    if folder is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def compilation_cache() -> Path | None:
+    """The folder for compiled programs in the user's cache (`XDG_CACHE_HOME`); None where it cannot be made."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "policy-gradients" / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None

@@ -1,0 +1,70 @@
+"""`policy-gradients train`: one run, from flags, files and presets."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from policy_gradients.cli.runtime import start_jax
+
+OPTIONS = {
+    "--config": "FILE    YAML with settings, nested as in a run's config.yaml; flags override it.",
+    "--preset": "NAME    Tuned settings to start from: auto (the environment's, the default), none, or a name.",
+    "--run-dir": "DIR    A new or empty folder for everything that the run makes; default runs/<name>.",
+}
+EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains as the arguments say; the exit code."""
+    start_jax()
+    from policy_gradients.cli.flags import read_request
+
+    request = read_request(arguments, OPTIONS)
+    if request.help:
+        print(_usage(request.experiment))
+        return 0
+    if request.preset is not None:
+        print(introduce(request.preset), flush=True)
+    from policy_gradients.training.loop import train
+
+    run_dir = request.options.get("--run-dir")
+    return report(train(request.experiment, Path(run_dir) if run_dir else None))
+
+
+def introduce(preset: Any) -> str:
+    """The line that says which preset is used."""
+    return f"Preset {preset.name}: {preset.source} (--preset none for plain defaults)."
+
+
+def report(finished: Any) -> int:
+    """Says where the run lies and how well it went; its exit code."""
+    result = finished.result
+    if "eval/mean_reward" in result:
+        score = f"{result['eval/mean_reward']:,.1f} ± {result.get('eval/std_reward', 0.0):,.1f}"
+        print(f"Deterministic return {score} after {int(result['time/total_timesteps']):,} steps.")
+    print(f"Run folder: {finished.path}")
+    return EXIT_CODES.get(result.get("status", "finished"), 0)
+
+
+def _usage(experiment: Any) -> str:
+    from policy_gradients.cli.flags import describe_flags
+    from policy_gradients.training.config import CONFIGS
+
+    options = "\n".join(f"  {name} {text}" for name, text in OPTIONS.items())
+    width = min(100, shutil.get_terminal_size().columns)
+    return f"""usage: policy-gradients train ALGORITHM [--env ID] [options] [settings]
+
+Trains a policy; ALGORITHM is one of {", ".join(CONFIGS)}.
+
+options:
+{options}
+
+settings of {experiment.algorithm} on {experiment.env.id}, with their values in brackets:
+{describe_flags(experiment, width)}
+
+  --env.kwargs.NAME
+        An option of the task itself.
+
+A setting takes `none` where none makes sense; a switch is turned off with --no-NAME. Order of precedence:
+defaults, preset, --config, flags."""
