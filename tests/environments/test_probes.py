@@ -69,6 +69,15 @@ def test_where_the_action_counts_the_other_one_earns_less(env_id, continuous):
     np.testing.assert_allclose(steps.reward[:, 32:], -0.0625 if continuous else -1)
 
 
+def test_the_best_actions_are_those_of_the_table():
+    two, on_obs = "ProbeTwoActions-v0", "ProbeActionOnObservation-v0"
+    assert probe_solution(two, 0.9).action.tolist() == [1]
+    assert probe_solution(two, 0.9, continuous=True).action.tolist() == [[0.5]]
+    for continuous, expected in ((False, {-1: 0, 1: 1}), (True, {-1: [-0.5], 1: [0.5]})):
+        solution = probe_solution(on_obs, 0.9, continuous)
+        assert dict(zip(solution.obs[:, 0].tolist(), solution.action.tolist(), strict=True)) == expected
+
+
 @pytest.mark.parametrize("env_id", ["ProbeObservationReward-v0", "ProbeActionOnObservation-v0"])
 def test_both_observations_are_met_about_equally_often(env_id):
     _, steps = play(env_id, best_policy(env_id, False))

@@ -89,6 +89,43 @@ def test_an_episode_equals_gymnasiums_step_by_step(name):
     assert int(state.steps[0]) == 0, "the ended episode must have been reset within the step"
 
 
+# States from which one step crosses every bound that a task has, by half-width (MountainCar: its whole space).
+BROAD = {
+    "CartPole-v1": (-np.array([2.6, 3, 0.23, 3]), np.array([2.6, 3, 0.23, 3])),
+    "Acrobot-v1": (-np.pi * np.array([1, 1, 4, 9]), np.pi * np.array([1, 1, 4, 9])),
+    "Pendulum-v1": (-np.array([3.14, 8]), np.array([3.14, 8])),
+    "MountainCar-v0": (np.array([-1.2, -0.07]), np.array([0.6, 0.07])),
+    "MountainCarContinuous-v0": (np.array([-1.2, -0.07]), np.array([0.6, 0.07])),
+}
+
+
+@pytest.mark.parametrize("env_id", BROAD)
+def test_one_step_from_anywhere_equals_gymnasiums(env_id):
+    """Acrobot at full speed meets forces of 1e3 rad/s² in a step of 0.2 s: its float32 error is 100 times larger."""
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if env_id == "Acrobot-v1" else {"rtol": 2e-6, "atol": 1e-5}
+    other, ours = theirs(env_id).unwrapped, make_classic(env_id, 500)
+    rng = np.random.default_rng(0)
+    before = rng.uniform(*BROAD[env_id], (500, len(BROAD[env_id][0]))).astype(np.float32)
+    if isinstance(ours.spec.action_space, Box):
+        actions = rng.uniform(-3, 3, (500, 1)).astype(np.float32)
+    else:
+        actions = rng.integers(0, ours.spec.action_space.n, 500, np.int32)
+    state, _ = ours.reset(jax.random.key(0))
+    state, out = jax.jit(ours.step)(state._replace(raw=before), actions)
+    other.reset(seed=0)
+    ends = 0
+    for i in range(500):
+        other.state, other.steps_beyond_terminated = before[i].astype(np.asarray(other.state).dtype), None
+        obs, reward, terminated, *_ = other.step(actions[i])
+        np.testing.assert_allclose(out.final_obs[i], obs, **tolerance)
+        np.testing.assert_allclose(out.reward[i], reward, **tolerance)
+        assert out.terminated[i] == terminated
+        if not terminated:
+            np.testing.assert_allclose(state.raw[i], other.state, **tolerance)
+        ends += terminated
+    assert ends > 3 or env_id == "Pendulum-v1"
+
+
 @pytest.mark.parametrize("env_id", CLASSIC_IDS)
 def test_first_observations_are_distributed_as_gymnasiums(env_id):
     other, ours = theirs(env_id), make_classic(env_id, 2000)
