@@ -1,0 +1,237 @@
+"""From an id to an environment: which engine steps it, and with which wrappers.
+
+An id chooses its engine by itself: a task of our own (JAX, or MuJoCo's C engine), else EnvPool where it is installed
+and knows the id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:`, `envpool:` or `gymnasium:`. An id with
+any other prefix, `my_package:MyEnv-v0`, is Gymnasium's, and so is a callable. Simulators are imported when they are
+asked for, never when this module is.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
+from policy_gradients.environments.wrappers import clip_obs, clip_rewards, rescale_actions
+from policy_gradients.environments.wrappers import frame_stack as stack_frames
+from policy_gradients.errors import UserError, suggest
+
+ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
+"""In the order in which an id is looked up; the first two share no id."""
+
+
+class EnvironmentInfo(NamedTuple):
+    """One line of the list of environments; "" and None where only starting the simulator would tell."""
+
+    id: str
+    engine: str
+    obs: str  # "Box(17)", "uint8 Box(84, 84, 4)"
+    actions: str  # "Box(6) in [-1, 1]", "Discrete(2)"
+    limit: int | None  # environment steps after which an episode is truncated
+
+
+def make(
+    id: str | Callable[..., Any],
+    num_envs: int = 1,
+    *,
+    action_map: str = "clip",
+    num_threads: int = 0,
+    max_episode_steps: int | None = None,
+    frame_stack: int = 1,
+    obs_clip: float | None = None,
+    reward_clip: float | tuple[float, float] | None = None,
+    evaluation: bool = False,
+    **kwargs: Any,
+) -> Environment:
+    """`num_envs` copies of an environment, ready for a policy that draws its actions from all of ℝᴬ.
+
+    Args:
+        id: An id, with an engine's prefix or without, or a callable that returns a `gymnasium.Env`.
+        num_envs: N, copies stepped together.
+        action_map: How a drawn action reaches the simulator's bounds: "clip", "tanh" or "none"
+            (`wrappers.rescale_actions`).
+        num_threads: Threads, for Gymnasium worker processes; 0 for one per core.
+        max_episode_steps: Environment steps after which an episode is truncated; None for the task's own limit.
+        frame_stack: Observations joined into one. Atari through EnvPool stacks 4 by itself; a number above 1 replaces
+            that 4.
+        obs_clip: Bound on raw observations; None for no clipping.
+        reward_clip: Bound c for rewards in [−c, c], or an interval; None for no clipping, except that Atari through
+            EnvPool then clips to [−1, 1], as is usual in training.
+        evaluation: True to play as scores are reported: rewards are not clipped, and an Atari episode lasts until the
+            game is over where in training it ends with each life.
+        **kwargs: The task's own options.
+
+    Raises:
+        UserError: Unknown id or option, unsupported spaces, a simulator that is not installed, or bad numbers.
+        EnvironmentFailure: The simulator's constructor failed.
+    """
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        raise UserError(f"num_envs must be an integer of 1 or more, not {num_envs!r}.")
+    engine, name = resolve(id)
+    if evaluation:
+        reward_clip = None
+    if engine == "envpool" and isinstance(name, str):
+        kwargs, frame_stack = _atari_options(name, frame_stack, reward_clip, evaluation, kwargs)
+    env = _construct(engine, name, num_envs, num_threads, max_episode_steps, kwargs)
+    try:
+        env = stack_frames(rescale_actions(env, action_map), frame_stack)
+        if obs_clip is not None:
+            env = clip_obs(env, obs_clip)
+        if reward_clip is not None:
+            low, high = reward_clip if isinstance(reward_clip, tuple) else (-reward_clip, reward_clip)
+            env = clip_rewards(env, low, high)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]]:
+    """The engine of an id, and the id as that engine knows it.
+
+    Raises:
+        UserError: Nobody knows the id, or not the engine that its prefix forces; the message suggests a near one.
+    """
+    if callable(id):
+        return "gymnasium", id
+    prefix, colon, rest = id.partition(":")
+    if colon and prefix in ENGINES:
+        if ":" not in rest and rest not in (known := _known(prefix)):
+            raise UserError(f"Engine {prefix!r} knows no environment {rest!r}.{suggest(rest, known)}")
+        return prefix, rest
+    if colon:
+        return "gymnasium", id
+    for engine in ENGINES:
+        if engine != "envpool" or _has_envpool():
+            known = _known(engine)
+            if id in known:
+                return engine, id
+    hint = suggest(id, {name for engine in ENGINES if engine != "envpool" or _has_envpool() for name in _known(engine)})
+    raise UserError(
+        f"Unknown environment {id!r}: expected one that `policy-gradients envs` lists, or your own as "
+        f"module:Id-v0.{hint}"
+    )
+
+
+def environments(pattern: str = "") -> list[EnvironmentInfo]:
+    """Every known environment whose id contains `pattern` (in any case), under the engine that its id chooses.
+
+    Spaces are told for our own tasks; for the others `describe` starts the simulator to find out.
+    """
+    listed: dict[str, EnvironmentInfo] = {}
+    for engine in ENGINES:
+        if engine == "envpool" and not _has_envpool():
+            continue
+        for name in sorted(_known(engine)):
+            if pattern.lower() in name.lower() and name not in listed:
+                listed[name] = _listed(engine, name)
+    return list(listed.values())
+
+
+def describe(id: str | Callable[..., Any], **kwargs: Any) -> EnvironmentSpec:
+    """What there is to know of an environment; starts one copy and closes it.
+
+    Raises:
+        UserError, EnvironmentFailure: As `make`.
+    """
+    env = _construct(*resolve(id), 1, 1, None, kwargs)
+    env.close()
+    return env.spec
+
+
+def _construct(
+    engine: str,
+    id: Any,
+    num_envs: int,
+    num_threads: int,
+    max_episode_steps: int | None,
+    kwargs: dict[str, Any],
+) -> Environment:
+    """The bare environment of an engine, without wrappers."""
+    limit = {"max_episode_steps": max_episode_steps, **kwargs}
+    if engine == "mujoco":
+        from policy_gradients.environments.mujoco import make_mujoco
+
+        return make_mujoco(id, num_envs, num_threads=num_threads, **limit)
+    if engine == "envpool":
+        from policy_gradients.environments.envpool import make_envpool
+
+        return make_envpool(id, num_envs, num_threads=num_threads, **limit)
+    if engine == "gymnasium":
+        from policy_gradients.environments.gymnasium import make_gymnasium
+
+        return make_gymnasium(id, num_envs, **{"num_workers": num_threads or None, **limit})
+    from policy_gradients.environments.classic import CLASSIC_IDS, make_classic
+    from policy_gradients.environments.probes import make_probe
+
+    return (make_classic if id in CLASSIC_IDS else make_probe)(id, num_envs, **limit)
+
+
+def _known(engine: str) -> Iterable[str]:
+    """The ids that an engine knows, as a set or a dict."""
+    if engine == "mujoco":
+        from policy_gradients.environments.mujoco import MUJOCO_IDS
+
+        return frozenset(MUJOCO_IDS)
+    if engine == "jax":
+        from policy_gradients.environments.classic import CLASSIC_IDS
+        from policy_gradients.environments.probes import PROBE_IDS
+
+        return frozenset((*CLASSIC_IDS, *PROBE_IDS))
+    if engine == "envpool":
+        from policy_gradients.environments.envpool import envpool_ids
+
+        return envpool_ids()
+    import gymnasium
+
+    return gymnasium.registry
+
+
+def _has_envpool() -> bool:
+    """True where EnvPool is installed and its system libraries are there, so that an id may choose it by itself."""
+    from policy_gradients.environments.envpool import envpool_ids, installed
+
+    try:
+        return installed() and bool(envpool_ids())
+    except UserError:
+        return False
+
+
+def _atari_options(
+    id: str, stack: int, reward_clip: Any, evaluation: bool, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """What the arguments of `make` mean as options of the task, where it has them; and the frames left to stack."""
+    from policy_gradients.environments.envpool import task_options
+
+    known = task_options(id)
+    if "stack_num" in known and stack > 1:
+        kwargs, stack = {"stack_num": stack, **kwargs}, 1
+    if "reward_clip" in known and (evaluation or reward_clip is not None):
+        kwargs = {**kwargs, "reward_clip": False}
+    if "episodic_life" in known and evaluation:
+        kwargs = {**kwargs, "episodic_life": False}
+    return kwargs, stack
+
+
+def _listed(engine: str, name: str) -> EnvironmentInfo:
+    if engine == "gymnasium":
+        return EnvironmentInfo(name, engine, "", "", _known(engine)[name].max_episode_steps)  # type: ignore[index]
+    if engine == "envpool":
+        return EnvironmentInfo(name, engine, "", "", None)
+    env = _construct(engine, name, 1, 1, None, {})
+    env.close()
+    return environment_info(env.spec)
+
+
+def environment_info(spec: EnvironmentSpec) -> EnvironmentInfo:
+    """A specification as one line of the list."""
+    space, actions = spec.obs_space, spec.action_space
+    kind = "" if space.dtype.kind == "f" else f"{space.dtype} "
+    if isinstance(actions, Box):
+        low, high = actions.low.min(), actions.high.max()
+        acts = f"Box({_dims(actions)}) in [{low:g}, {high:g}]"
+    else:
+        acts = f"Discrete({actions.n})"
+    return EnvironmentInfo(spec.id, spec.engine, f"{kind}Box({_dims(space)})", acts, spec.max_episode_steps)
+
+
+def _dims(space: Box) -> str:
+    return ", ".join(map(str, space.shape))
