@@ -65,7 +65,7 @@ def test_a_world_lives_alike_alone_and_among_many_in_any_number_of_threads(id):
 
 def test_worlds_episodes_and_seeds_start_differently():
     sim = simulator("HalfCheetah-v4", 4, limit=1)
-    starts = [sim.reset(SEED).copy(), *play(sim, 2)[0], sim.reset(SEED + 1).copy(), sim.reset(1).copy()]
+    starts = [sim.reset(SEED).copy(), *play(sim, 2)[0], sim.reset(SEED + 1).copy(), sim.reset(12345).copy()]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 5 * 4
 
 
@@ -211,6 +211,12 @@ def test_the_rules_run_compiled_in_float32(id):
         assert ours.dtype in (np.float32, np.bool_)
         scale = 1 + np.abs(np.asarray(theirs, float)).max()
         np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), atol=1e-6 * scale, rtol=0)
+
+
+def test_hoppers_pitch_has_to_be_within_both_ranges():
+    rules = load_task("Hopper-v5", healthy_state_range=(-0.1, 0.1), healthy_angle_range=(-0.2, 0.2)).rules
+    qpos = np.array([[9.0, 1.2, pitch, 0.0, 0.0, 0.0] for pitch in (0.0, 0.15, -0.15, 0.25)])
+    assert rules.healthy({"qpos": qpos, "qvel": np.zeros((4, 6))}).tolist() == [True, False, False, False]
 
 
 def test_the_environment_runs_inside_a_compiled_program():

@@ -48,10 +48,11 @@ def test_different_states_look_different_without_a_camera_in_the_model():
 
 def test_pictures_larger_than_the_models_buffer_are_drawn():
     try:
-        (picture,) = render_frames("Reacher-v5", start("Reacher-v5")[None], width=700, height=500)
+        (picture,) = render_frames("Hopper-v4", start("Hopper-v4")[None], width=700, height=500)
     except UserError as error:
         pytest.skip(str(error))
-    assert picture.shape == (500, 700, 3) and picture.std() > 1
+    assert picture.shape == (500, 700, 3)
+    np.testing.assert_allclose(picture[:10, :30].mean((0, 1)), picture[:10, -30:].mean((0, 1)), atol=3)  # sky
 
 
 def test_recorded_positions_are_the_simulators():

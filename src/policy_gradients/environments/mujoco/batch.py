@@ -4,11 +4,10 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import mujoco
 import numpy as np
 
 from policy_gradients.environments.base import EnvironmentFailure, EnvironmentSpec, Step, box
-from policy_gradients.environments.mujoco.models import actuator_names
+from policy_gradients.environments.mujoco.models import actuator_names, import_mujoco
 from policy_gradients.environments.mujoco.noise import StartNoise
 from policy_gradients.environments.mujoco.physics import physics, start_row
 from policy_gradients.environments.mujoco.tasks import Task
@@ -64,9 +63,10 @@ class MujocoSimulator:
         self._obs, self._reward = self._result[: n * width].reshape(n, width), self._result[n * width :]
         self._final_obs = np.zeros_like(self._obs)
         self._terminated, self._truncated = np.zeros(n, bool), np.zeros(n, bool)
-        flags = (self._terminated, self._truncated, np.ones(n, bool))
-        self._step = Step(self._obs, self._obs, self._reward, *flags)
-        self._step_with_ends = self._step._replace(final_obs=self._final_obs)
+        rest: list[Any] = [self._reward, self._terminated, self._truncated, np.ones(n, bool)]
+        same: list[Any] = [self._obs, self._obs]
+        ended: list[Any] = [self._obs, self._final_obs]
+        self._step, self._step_with_ends = Step(*same, *rest), Step(*ended, *rest)
 
     def reset(self, seed: int) -> np.ndarray:
         """Start the first episode of a seed in every world; seeds are integers of 64 bits."""
@@ -191,7 +191,7 @@ def _spec(task: Task, num_envs: int, max_episode_steps: int) -> EnvironmentSpec:
         dt=task.rules.constants.dt,
         obs_names=names,
         action_names=actuator_names(task.model),
-        versions={"mujoco": mujoco.__version__, "gymnasium": importlib.metadata.version("gymnasium")},
+        versions={"mujoco": import_mujoco().__version__, "gymnasium": importlib.metadata.version("gymnasium")},
     )
 
 

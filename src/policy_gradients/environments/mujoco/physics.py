@@ -14,11 +14,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-import mujoco
 import numpy as np
-from mujoco import batch
 
+from policy_gradients.environments.mujoco.models import import_mujoco
 from policy_gradients.environments.mujoco.tasks import Task
+
+mujoco = import_mujoco()
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _PARTS = {
@@ -51,6 +52,7 @@ class Physics(Protocol):
 
         MuJoCo then resets the world (positions, velocities, accelerations) or its controls and goes on.
         """
+        ...
 
     def clear(self) -> None:
         """Forget what was unstable."""
@@ -87,6 +89,8 @@ class BatchPhysics:
     """`mujoco.batch`: MuJoCo's threads over MuJoCo's loop."""
 
     def __init__(self, task: Task, num_envs: int, num_threads: int) -> None:
+        from mujoco import batch
+
         self._batch = batch.Batch(task.model, num_envs, num_threads)
         self._frame_skip = task.frame_skip
         self._bad = self._batch.warning[:, _BAD, 1]

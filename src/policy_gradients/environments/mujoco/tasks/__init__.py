@@ -1,10 +1,10 @@
 """Gymnasium's MuJoCo tasks, v4 and v5, each written once for every physics engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from policy_gradients.environments.mujoco.tasks.rules import Rules
-from policy_gradients.environments.mujoco.tasks.table import DEFINITIONS
+from policy_gradients.environments.mujoco.tasks.table import DEFINITIONS, Definition
 from policy_gradients.errors import UserError, suggest
 
 __all__ = ["DEFINITIONS", "Rules", "Task", "load_task"]
@@ -53,7 +53,7 @@ def load_task(id: str, **options: Any) -> Task:
     return Task(id, model, rules, frame_skip, definition.max_episode_steps, definition.camera)
 
 
-def _definition(id: str) -> Any:
+def _definition(id: str) -> Definition:
     if id in DEFINITIONS:
         return DEFINITIONS[id]
     if id == "Pusher-v4":
@@ -67,22 +67,31 @@ def _checked(id: str, name: str, value: Any) -> Any:
     if name not in known:
         accepted = f"it takes {', '.join(known)}" if known else "it takes none"
         raise UserError(f"{id} has no option {name!r}: {accepted}.{suggest(name, known)}")
-    default = known[name]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    kind, fits = _kind(name, known[name])
+    if not fits(value):
+        raise UserError(f"The option {name} of {id} takes {kind}, but {value!r} came.")
+    return tuple(value) if isinstance(known[name], tuple) else value
+
+
+def _kind(name: str, default: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What an option takes, in words and as a test."""
     if name == "main_body":
-        expected, fits = "the name or number of a body", isinstance(value, str) or type(value) is int
-    elif isinstance(default, bool):
-        expected, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, str):
-        expected, fits = "the path of an XML file", isinstance(value, str)
-    elif isinstance(default, tuple):
-        expected, fits = "two numbers, low and high", isinstance(value, tuple | list) and len(value) == 2
-        fits = fits and all(isinstance(bound, int | float) for bound in value) and value[0] <= value[1]
-        value = tuple(value) if fits else value
-    elif isinstance(default, int):
-        expected, fits = "a whole number", is_number and isinstance(value, int)
-    else:
-        expected, fits = "a number", is_number
-    if not fits:
-        raise UserError(f"The option {name} of {id} takes {expected}, but {value!r} came.")
-    return value
+        return "the name or number of a body", lambda value: isinstance(value, str) or type(value) is int
+    if isinstance(default, bool):
+        return "true or false", lambda value: isinstance(value, bool)
+    if isinstance(default, str):
+        return "the path of an XML file", lambda value: isinstance(value, str)
+    if isinstance(default, int):
+        return "a whole number", lambda value: type(value) is int
+    if isinstance(default, tuple):
+        return "two numbers, low and high", _is_range
+    return "a number", _is_number
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    return pair and all(map(_is_number, value)) and value[0] <= value[1]

@@ -110,7 +110,7 @@ class Ant(PerturbedStart):
         z = qpos[..., 2]
         return xp.isfinite(qpos).all(-1) & xp.isfinite(qvel).all(-1) & (low <= z) & (z <= high)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         velocity = (after[..., 0] - before[..., 0]) / self.constants.dt
         bonus = healthy_bonus(self.healthy_reward, healthy, self.version == 4 and self.terminate_when_unhealthy)
         cost = self.ctrl_cost_weight * square_norm(action)

@@ -84,7 +84,7 @@ class Reacher(Arm):
     def measure(self, fields: Fields) -> Array:
         return self._distance(fields)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         distance = norm(before if self.version == 4 else after)
         return -distance * self.reward_dist_weight + -square_norm(action) * self.reward_control_weight
 
@@ -127,7 +127,7 @@ class Pusher(Arm):
         points = [self._position(fields, body) for body in ("tips_arm", "object", "goal")]
         return qpos.__array_namespace__().concatenate([qpos[..., :7], fields["qvel"][..., :7], *points], axis=-1)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         cylinder = self._position(fields, "object")
         near = -norm(cylinder - self._position(fields, "tips_arm")) * self.reward_near_weight
         distance = -norm(cylinder - self._position(fields, "goal")) * self.reward_dist_weight

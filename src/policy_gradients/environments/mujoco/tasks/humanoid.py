@@ -122,7 +122,7 @@ class Humanoid(HumanoidBody):
         z, (low, high) = fields["qpos"][..., 2], self.healthy_z_range
         return (low < z) & (z < high)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         velocity = (after[..., 0] - before[..., 0]) / self.constants.dt
         bonus = healthy_bonus(self.healthy_reward, healthy, self.version == 4 and self.terminate_when_unhealthy)
         cost = self.ctrl_cost_weight * square_norm(fields["ctrl"])
@@ -159,7 +159,7 @@ class HumanoidStandup(HumanoidBody):
         """True where the contact forces cost."""
         return can_cost(self.impact_cost_weight, self.impact_cost_range)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         rise = fields["qpos"][..., 2] / self.constants.timestep
         reward = rise - self.ctrl_cost_weight * square_norm(fields["ctrl"])
         if self.charges_forces:

@@ -36,7 +36,7 @@ class InvertedPendulum(PerturbedStart):
         xp = obs.__array_namespace__()
         return xp.isfinite(obs).all(-1) & (xp.abs(obs[..., 1]) <= 0.2)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         angle = fields["qpos"][..., 1]
         xp = angle.__array_namespace__()
         return xp.ones_like(angle) if self.version == 4 else healthy.astype(angle.dtype)
@@ -90,7 +90,7 @@ class InvertedDoublePendulum(PerturbedStart):
     def healthy(self, fields: Fields) -> Array:
         return ~(fields["site_xpos"][..., 0, 2] <= 1)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         xp = healthy.__array_namespace__()
         tip, spin = fields["site_xpos"][..., 0, :], xp.float_power(fields["qvel"][..., 1:], 2)
         distance = 0.01 * xp.float_power(tip[..., 0], 2) + xp.float_power(tip[..., 2] - 2, 2)

@@ -65,7 +65,7 @@ class Runner(Planar):
         qpos, qvel = fields["qpos"], fields["qvel"]
         return qpos.__array_namespace__().concatenate([qpos[..., self.skipped :], qvel], axis=-1)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         return self.progress(before, after) - self.ctrl_cost_weight * square_norm(action)
 
 
@@ -121,6 +121,6 @@ class Walker(Planar):
             state = xp.concatenate([fields["qpos"][..., 1:], fields["qvel"]], axis=-1)
         return ((like(lower, state) < state) & (state < like(upper, state))).all(-1)
 
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         bonus = healthy_bonus(self.healthy_reward, healthy, self.version == 4 and self.terminate_when_unhealthy)
         return self.progress(before, after) + bonus - self.ctrl_cost_weight * square_norm(action)

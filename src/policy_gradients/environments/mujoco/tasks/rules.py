@@ -79,12 +79,12 @@ class Rules(ABC):
         """What the reward needs to remember of the state before a step [*batch, k]; nothing by default (k = 0)."""
         return fields["qpos"][..., :0]
 
-    def healthy(self, fields: Fields) -> Array | None:
+    def healthy(self, fields: Fields) -> Array:
         """Bool [*batch]: the robot has not failed; None where it cannot."""
         return None
 
     @abstractmethod
-    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array | None) -> Array:
+    def reward(self, before: Array, after: Array, fields: Fields, action: Array, healthy: Array) -> Array:
         """The reward of a step [*batch].
 
         Args:
