@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.video is not None:
         from policy_gradients.evaluation.video import record_video
 
-        out = Path(options.video or bundle / "evaluation.mp4")
+        out = Path(options.video or options.path / "evaluation.mp4")
         record_video(policy, f"{env.spec.engine}:{env.spec.id}", out, seed=options.seed)
         print(f"Film: {out}")
     return 0
@@ -54,9 +54,7 @@ def _parser() -> Parser:
     parser.add_argument("--episodes", type=positive, default=100, help="how many (100, as for published results)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most likely ones")
     parser.add_argument("--seed", type=not_negative, default=0, help="of first states and drawn actions (0)")
-    parser.add_argument(
-        "--video", nargs="?", const="", metavar="FILE", help="film an episode as well; default evaluation.mp4 in the bundle"
-    )
+    parser.add_argument("--video", nargs="?", const="", metavar="FILE", help="film an episode (evaluation.mp4 in RUN)")
     return parser
 
 
@@ -143,9 +141,10 @@ def summary(played: Played, env_id: str, kind: str) -> str:
     returns: Any = played.returns[done]
     if not returns.size:
         raise UserError(f"evaluate: no episode of {env_id} found an end; give the environment a max_episode_steps.")
+    extremes = f"least {returns.min():,.1f}, most {returns.max():,.1f}"
     lines = [
         f"{env_id}, {returns.size} {kind} episodes",
-        f"  return  {returns.mean():,.1f} ± {returns.std():,.1f}  (least {returns.min():,.1f}, most {returns.max():,.1f})",
+        f"  return  {returns.mean():,.1f} ± {returns.std():,.1f}  ({extremes})",
         f"  length  {played.lengths[done].mean():,.1f} steps",
     ]
     if not done.all():

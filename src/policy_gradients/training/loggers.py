@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,13 +34,13 @@ class JsonlLogger:
 
     def __init__(self, path: Path, start: int = 0) -> None:
         keep = sum(len(line) for line, row in _rows(path) if row.get("time/iterations", 0) <= start)
+        self._path = path
         try:
-            self._file = path.open("r+b" if path.exists() else "xb", buffering=0)
-            self._file.truncate(keep)
-            self._file.seek(keep)
+            if path.is_file():
+                os.truncate(path, keep)
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise _cannot_write(path, error) from error
-        self._path = path
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Appends one line.
@@ -115,13 +116,12 @@ class Loggers:
 
 def make_loggers(experiment: Experiment, run: Path, start: int = 0) -> Loggers:
     """The loggers that an experiment asks for, continuing after update `start`."""
-    path = run / METRICS_FILE
-    jsonl = JsonlLogger(path, start)
-    if not experiment.logging.tensorboard:
-        return Loggers(jsonl)
-    kept = read_metrics(path)
-    step = int(kept[-1].get("time/total_timesteps", 0)) if kept else 0
-    return Loggers(jsonl, TensorBoardLogger(run / "tensorboard", step))
+    loggers: list[Logger] = []
+    if experiment.logging.tensorboard:
+        kept = [row for row in read_metrics(run / METRICS_FILE) if row.get("time/iterations", 0) <= start]
+        step = int(kept[-1].get("time/total_timesteps", 0)) if kept else 0
+        loggers.append(TensorBoardLogger(run / "tensorboard", step))
+    return Loggers(JsonlLogger(run / METRICS_FILE, start), *loggers)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

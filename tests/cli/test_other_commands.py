@@ -1,0 +1,105 @@
+"""`policy-gradients envs`, `plot` and `benchmark`."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from policy_gradients.cli.benchmark import Timing, report, throughput
+from policy_gradients.cli.envs import table
+from policy_gradients.environments import registry
+from policy_gradients.training.config import Experiment, parse_experiment
+
+
+@pytest.fixture(autouse=True)
+def without_envpool(monkeypatch):
+    monkeypatch.setattr(registry, "_has_envpool", lambda: False)  # its import alone takes seconds
+
+
+def test_envs_lists_what_matches_with_engine_spaces_and_limit(run):
+    code, out, _ = run("envs", "cartpole-v1")
+    head, *rows = out.splitlines()
+    assert code == 0 and head.split() == ["id", "engine", "observations", "actions", "limit"]
+    assert ["CartPole-v1", "jax", "Box(4)", "Discrete(2)", "500"] in [row.split() for row in rows]
+
+
+def test_envs_describes_one_environment(run):
+    code, out, _ = run("envs", "Pendulum-v1", "--describe")
+    facts = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
+    assert code == 0
+    assert facts["engine"] == "jax" and facts["actions"] == "Box(1) in [-2, 2]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("Nonesuch",), "no environment's id contains 'Nonesuch'"),
+        (("--describe",), "--describe needs the id of an environment"),
+        (("CartPole-v9", "--describe"), "Unknown environment 'CartPole-v9'"),
+    ],
+)
+def test_envs_refuses_what_is_not_there(run, arguments, said):
+    code, _, err = run("envs", *arguments)
+    assert code == 2 and said in err
+
+
+def test_a_table_aligns_its_columns():
+    assert table([("a", "bb"), ("ccc", 1)]) == "a    bb\nccc  1"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Calls of plot_runs."""
+    calls = []
+    module = types.ModuleType("policy_gradients.evaluation.plots")
+    module.plot_runs = lambda runs, out: calls.append((runs, out))
+    monkeypatch.setitem(sys.modules, "policy_gradients.evaluation.plots", module)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (("runs/a",), ([Path("runs/a")], Path("runs/a/curve.png"))),
+        (("runs/a", "runs/b"), ([Path("runs/a"), Path("runs/b")], Path("curves.png"))),
+        (("runs/a", "--out", "x.pdf"), ([Path("runs/a")], Path("x.pdf"))),
+    ],
+)
+def test_plot_draws_the_runs_and_says_where(run, drawn, arguments, call):
+    code, out, _ = run("plot", *arguments)
+    assert code == 0 and drawn == [call] and out == f"Learning curve: {call[1]}\n"
+
+
+def test_benchmark_tells_each_program_as_a_share_of_the_simulator():
+    timings = [Timing("simulator", 1.0, 0.010, 1000), Timing("iteration", 2.0, 0.025, 1000)]
+    head, _, simulator, iteration = report(Experiment(), timings).splitlines()
+    assert head.startswith("ppo on HalfCheetah-v4: 8 environments × 256 steps, 32 minibatches, 10 epochs")
+    assert simulator.split() == ["simulator", "100,000", "100%", "10.0", "1.0"]
+    assert iteration.split() == ["iteration", "40,000", "40%", "25.0", "2.0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("througput",), "expected throughput, got 'througput'. Did you mean 'throughput'?"),
+        (("throughput", "--seconds", "0"), "--seconds: expected a number above 0, got '0'."),
+        (("throughput", "--gama", "1"), "there is no flag --gama."),
+    ],
+)
+def test_benchmark_refuses_bad_arguments(run, arguments, said):
+    code, _, err = run("benchmark", *arguments)
+    assert code == 2 and said in err
+
+
+@pytest.mark.slow
+def test_benchmark_times_simulator_rollout_and_iteration():
+    experiment = parse_experiment(
+        {
+            "env": {"id": "CartPole-v1", "num_envs": 4},
+            "hyperparameters": {"num_steps": 8, "num_minibatches": 1, "num_epochs": 1},
+        }
+    )
+    timings = throughput(experiment, seconds=0.01)
+    assert [timing.name for timing in timings] == ["simulator", "rollout", "iteration"]
+    assert all(timing.rate > 0 and timing.steps == 32 for timing in timings)

@@ -1,0 +1,79 @@
+"""Presets: what they hold, when they apply and what overrides them."""
+
+import pytest
+
+from policy_gradients.errors import UserError
+from policy_gradients.training.config import CONFIGS, Experiment, parse_experiment
+from policy_gradients.training.preset import compose, find_preset, get_preset, merge, presets
+
+ALL = [pytest.param(algorithm, preset, id=preset.name) for algorithm in CONFIGS for preset in presets(algorithm)]
+
+
+@pytest.mark.parametrize(("algorithm", "preset"), ALL)
+def test_every_preset_is_a_valid_experiment_and_says_where_it_comes_from(algorithm, preset):
+    parse_experiment({"algorithm": algorithm, **preset.settings}, source=preset.name)
+    assert preset.source and "\n" not in preset.source and preset.environments
+
+
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("HalfCheetah-v4", "HalfCheetah"),
+        ("mujoco:HalfCheetah-v5", "HalfCheetah"),
+        ("Humanoid-v5", "Humanoid"),
+        ("jax:CartPole-v1", "CartPole"),
+        ("MountainCar-v0", "MountainCar"),
+        ("MountainCarContinuous-v0", "MountainCarContinuous"),
+        ("InvertedPendulum-v4", "Small MuJoCo tasks"),
+        ("Pendulum-v1", "Pendulum"),
+        ("envpool:Pong-v5", "Atari"),
+    ],
+)
+def test_the_preset_follows_from_the_environment_without_its_engine(env_id, name):
+    preset = find_preset("ppo", env_id)
+    assert preset is not None and preset.name == name
+
+
+@pytest.mark.parametrize("env_id", ["HumanoidStandup-v4", "my_package:HalfCheetah-v4", "Nonesuch-v0"])
+def test_an_environment_that_nobody_tuned_has_no_preset(env_id):
+    assert find_preset("ppo", env_id) is None
+
+
+def test_later_layers_win_over_the_preset_and_the_preset_over_the_defaults():
+    cartpole = {"env": {"id": "CartPole-v1"}}
+    experiment, preset = compose(cartpole, {"hyperparameters": {"gamma": 0.5}})
+    assert preset is not None and preset.name == "CartPole"
+    assert experiment.hyperparameters.gamma == 0.5
+    assert experiment.hyperparameters.gae_lambda == preset.settings["hyperparameters"]["gae_lambda"]
+    assert experiment.hyperparameters.adam_eps == Experiment().hyperparameters.adam_eps
+
+
+def test_no_preset_is_used_when_none_is_asked_for():
+    experiment, preset = compose({"env": {"id": "HalfCheetah-v4"}}, preset="none")
+    assert preset is None and experiment == Experiment()
+
+
+def test_a_preset_can_be_forced_by_name_in_any_case():
+    experiment, preset = compose({"env": {"id": "Nonesuch-v0"}}, preset="cartpole")
+    assert preset is not None and preset.name == "CartPole"
+    assert experiment.env.id == "Nonesuch-v0" and experiment.hyperparameters.gamma == 0.98
+
+
+def test_an_unknown_preset_is_refused_with_a_suggestion():
+    with pytest.raises(UserError, match=r"no preset 'Humanoit'.*Did you mean 'Humanoid'"):
+        get_preset("ppo", "Humanoit")
+
+
+def test_a_malformed_environment_is_reported_not_raised_by_the_search_for_a_preset():
+    with pytest.raises(UserError, match="env: expected settings by name, got 3"):
+        compose({"env": 3})
+
+
+def test_merging_goes_all_the_way_down_and_changes_no_layer():
+    low, high = {"a": {"b": 1, "c": {"d": 2}}, "e": 5}, {"a": {"c": {"d": 3}}, "f": [6]}
+    assert merge(low, high) == {"a": {"b": 1, "c": {"d": 3}}, "e": 5, "f": [6]}
+    assert low == {"a": {"b": 1, "c": {"d": 2}}, "e": 5}
+
+
+def test_an_empty_section_changes_nothing_but_an_explicit_none_does():
+    assert merge({"a": {"b": 1}, "c": 2}, {"a": None, "c": None}) == {"a": {"b": 1}, "c": None}

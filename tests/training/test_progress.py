@@ -1,0 +1,157 @@
+"""What a person sees of a run."""
+
+import io
+import math
+import sys
+
+import pytest
+
+from policy_gradients.training import progress as shown
+from policy_gradients.training.config import Experiment, LoggingConfig
+from policy_gradients.training.progress import BarProgress, LineProgress, SilentProgress, format_seconds, make_progress
+
+
+class Clock:
+    """Time that stands still unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def bar(clock, total_steps=1000):
+    from rich.console import Console
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    return BarProgress(total_steps, console, clock), screen
+
+
+METRICS = {"time/fps": 2000.0, "rollout/ep_rew_mean": 1312.46}
+
+
+def test_a_line_says_steps_speed_times_return_and_evaluation(clock):
+    lines = []
+    progress = LineProgress(1_000_000, lines.append, clock)
+    clock.now += 8
+    progress.update(250_000, {**METRICS, "eval/mean_reward": 1420.1})
+    assert lines == ["250,000/1,000,000 steps · 2,000 steps/s · 0:08, 6:15 left · return 1,312.5 · evaluation 1,420.1"]
+
+
+def test_a_return_that_nobody_knows_yet_is_not_shown(clock):
+    lines = []
+    LineProgress(1000, lines.append, clock).update(1, {"rollout/ep_rew_mean": math.nan})
+    assert lines == ["1/1,000 steps · 0:00"]
+
+
+def test_the_latest_evaluation_stays_in_sight_between_evaluations(clock):
+    lines = []
+    progress = LineProgress(1000, lines.append, clock)
+    progress.update(1, {"eval/mean_reward": 7.0})
+    clock.now += 100
+    progress.update(500, {})
+    assert lines[-1].endswith("evaluation 7.0")
+
+
+def test_lines_are_neither_closer_than_five_seconds_nor_than_a_share_of_the_run(clock):
+    lines = []
+    progress = LineProgress(100_000, lines.append, clock)
+    progress.update(1, {})
+    clock.now += 4.9
+    progress.update(50_000, {})
+    assert len(lines) == 1
+    clock.now += 0.1
+    progress.update(50_001, {})
+    assert len(lines) == 2
+    clock.now += 100
+    progress.update(50_002, {})
+    assert len(lines) == 2
+
+
+def test_the_last_step_always_has_its_line(clock):
+    lines = []
+    progress = LineProgress(1000, lines.append, clock)
+    progress.update(999, {})
+    progress.update(1000, {})
+    assert [line.partition(" ")[0] for line in lines] == ["999/1,000", "1,000/1,000"]
+
+
+def test_messages_appear_at_once_as_lines(clock):
+    lines = []
+    LineProgress(1000, lines.append, clock).message("Film: run/video.mp4")
+    assert lines == ["Film: run/video.mp4"]
+
+
+def test_the_bar_is_redrawn_at_most_ten_times_a_second(clock):
+    progress, screen = bar(clock)
+    progress.update(1, METRICS)
+    drawn = len(screen.getvalue())
+    for step in range(2, 50):
+        progress.update(step, METRICS)
+    assert len(screen.getvalue()) == drawn
+    clock.now += 0.1
+    progress.update(50, METRICS)
+    assert len(screen.getvalue()) > drawn
+    progress.close()
+
+
+def test_the_bar_shows_the_standing_and_ends_on_the_last_one(clock):
+    progress, screen = bar(clock)
+    progress.update(1, METRICS)
+    progress.update(2, {**METRICS, "eval/mean_reward": 3.0})
+    progress.close()
+    assert "1/1,000 steps · 2,000 steps/s" in screen.getvalue()
+    assert "2/1,000 steps" in screen.getvalue() and "evaluation 3.0" in screen.getvalue()
+
+
+def test_messages_scroll_above_the_bar_with_brackets_left_alone(clock):
+    progress, screen = bar(clock)
+    progress.message("pip install 'x[video]'")
+    progress.close()
+    assert "pip install 'x[video]'" in screen.getvalue()
+
+
+def test_a_step_beyond_the_total_does_not_break_the_bar(clock):
+    progress, screen = bar(clock, total_steps=100)
+    progress.update(128, METRICS)
+    progress.close()
+    assert "128/100 steps" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (8.4, "0:08"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")]
+)
+def test_seconds_read_like_a_clock(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "terminal", "made"),
+    [
+        ("auto", True, BarProgress),
+        ("auto", False, LineProgress),
+        ("bar", False, BarProgress),
+        ("lines", True, LineProgress),
+        ("none", True, SilentProgress),
+    ],
+)
+def test_a_bar_is_for_terminals_unless_something_else_is_asked_for(tmp_path, monkeypatch, kind, terminal, made):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    progress = make_progress(Experiment(logging=LoggingConfig(progress=kind)), tmp_path)
+    progress.close()
+    assert type(progress) is made
+
+
+def test_silent_progress_says_nothing(capsys):
+    progress = shown.SilentProgress()
+    progress.update(1, METRICS)
+    progress.message("hello")
+    progress.close()
+    assert capsys.readouterr() == ("", "")
