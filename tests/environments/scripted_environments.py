@@ -68,7 +68,7 @@ class Echo(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(action), (action, type(action))
-        return np.broadcast_to(np.asarray(action, np.float64), (2,)), 0.0, False, False, {}
+        return np.broadcast_to(np.asarray(action, np.float64), (2,)), 1.0, False, False, {}
 
 
 class Camera(gymnasium.Env):

@@ -105,15 +105,16 @@ def test_num_envs_must_be_a_positive_integer(num_envs):
 
 
 def test_make_puts_the_wrappers_around_the_engine():
-    env = make(
-        "Pendulum-v1", 2, action_map="tanh", max_episode_steps=7, frame_stack=3, obs_clip=0.5, reward_clip=0.25, g=9.0
-    )
+    options = {"max_episode_steps": 7, "obs_clip": 1.5, "reward_clip": 0.25, "num_workers": 0}
+    env = make(scripted.Echo, 2, action_map="tanh", frame_stack=3, **options)
     assert env.spec.num_envs == 2 and env.spec.max_episode_steps == 7
-    assert env.spec.action_map == "tanh" and env.spec.control_bounds.high.tolist() == [2.0]
-    state, obs = env.reset(jax.random.key(0))
-    _, step = env.step(state, jnp.full((2, 1), 50.0))
-    assert obs.shape == (2, 9) and np.abs(obs).max() == 0.5 and np.abs(step.obs).max() == 0.5
-    assert (np.abs(step.reward) <= 0.25).all()
+    assert env.spec.action_map == "tanh" and env.spec.control_bounds.high.tolist() == [2.0, 2.0]
+    state, _ = env.reset(jax.random.key(0))
+    _, step = env.step(state, jnp.array([[9.0, 0.5], [-9.0, 0.0]]))
+    half = 2 * np.tanh(0.5)
+    np.testing.assert_allclose(step.obs, [[0, 0, 0, 0, 1.5, half], [0, 0, 0, 0, -1.5, 0]], rtol=1e-6)
+    assert step.reward.tolist() == [0.25, 0.25]
+    env.close()
 
 
 def test_rewards_can_be_clipped_to_an_interval_and_are_not_in_evaluation():

@@ -65,18 +65,20 @@ def echo(space) -> Environment:
 def reach(env, drawn):
     """The actions that reach the simulator of an echo."""
     drawn = jnp.asarray(drawn, jnp.float32)
-    return np.concatenate(
-        [np.asarray(env.step(jnp.int32(0), pair)[1].obs) for pair in drawn.reshape(-1, 2, *drawn.shape[1:])]
-    )
+    pairs = drawn.reshape(-1, 2, *drawn.shape[1:])
+    _, steps = jax.jit(lambda pairs: jax.lax.scan(env.step, jnp.int32(0), pairs))(pairs)
+    return np.concatenate(steps.obs)
 
 
 def play(env, steps):
-    state, obs = env.reset(jax.random.key(0))
-    rows = []
-    for _ in range(steps):
-        state, out = env.step(state, jnp.zeros(1, jnp.int32))
-        rows.append(out)
-    return np.asarray(obs), jax.tree.map(lambda *fields: np.stack(fields), *rows)
+    """The first observation and the steps that follow."""
+
+    @jax.jit
+    def run(key):
+        state, obs = env.reset(key)
+        return obs, jax.lax.scan(env.step, state, jnp.zeros((steps, 1), jnp.int32))[1]
+
+    return jax.tree.map(np.asarray, run(jax.random.key(0)))
 
 
 DRAWN = [[-2.0, -2.0], [-1.0, -0.5], [0.0, 0.5], [3.0, 1.0]]
@@ -131,7 +133,7 @@ def test_discrete_actions_pass_unchanged():
 
 
 def test_an_unknown_map_and_a_second_map_are_refused():
-    with pytest.raises(UserError, match="one of clip, tanh, none, not 'tan'.*'tanh'"):
+    with pytest.raises(UserError, match=r"one of clip, tanh, none, not 'tan'.*'tanh'"):
         rescale_actions(echo(box(-1, 1, (1,))), "tan")
     with pytest.raises(UserError, match="already"):
         rescale_actions(rescale_actions(echo(box(-1, 1, (1,))), "clip"), "clip")
@@ -174,7 +176,7 @@ def test_rewards_are_clipped_to_the_interval():
 def test_a_time_limit_is_only_kept_where_the_environment_has_one():
     env = told(Table([[0.0]]))
     assert time_limit(env, 5) is env
-    with pytest.raises(UserError, match="resets itself after 5 steps.*limit of 4"):
+    with pytest.raises(UserError, match=r"resets itself after 5 steps.*limit of 4"):
         time_limit(env, 4)
 
 
