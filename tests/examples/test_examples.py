@@ -1,0 +1,78 @@
+"""Every example runs, with few steps; and the metrics of their runs are those that docs/metrics.md explains."""
+
+import json
+import math
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+NEVER_HERE = {"rollout/truncated_fraction"}  # needs an episode that ends within an update
+RARE = NEVER_HERE | {"rollout/ep_rew_mean", "rollout/ep_rew_std", "rollout/ep_len_mean"}
+
+
+def example(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def gymnasium_run(tmp_path_factory):
+    """The run of the example with a Gymnasium environment, which needs its module on the path as a script has it."""
+    run = tmp_path_factory.mktemp("examples") / "gymnasium"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        score = example("custom_gymnasium")(total_steps=2048, run_dir=str(run))
+    assert 0 < score < 100
+    return run
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_has_fewer_than_sixty_lines(path):
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_a_gymnasium_environment_of_your_own_trains(gymnasium_run):
+    assert rows(gymnasium_run)[-1]["time/total_timesteps"] == 2048
+
+
+def test_a_jax_environment_of_your_own_trains(tmp_path):
+    assert 0 < example("custom_jax")(total_steps=2048, run_dir=str(tmp_path / "run")) < 100
+
+
+def test_a_network_of_your_own_trains(tmp_path):
+    assert -2000 < example("custom_network")(total_steps=4096, run_dir=str(tmp_path / "run")) < 0
+
+
+def test_the_parts_make_a_loop_of_your_own():
+    metrics = example("own_loop")(total_steps=512)
+    assert metrics["train/ratio_max_deviation_start"] < 1e-5
+
+
+def test_a_deployed_policy_acts_without_jax(gymnasium_run):
+    script = subprocess.run(
+        [sys.executable, str(EXAMPLES / "deploy_numpy.py"), str(gymnasium_run)],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+        env={"PYTHONPATH": f"{EXAMPLES}:{ROOT / 'src'}"},
+    )  # fmt: skip
+    returns, jax = script.stdout.splitlines()
+    assert len(returns.split()) == 1 + 5
+    assert all(math.isfinite(float(number)) for number in returns.split()[1:])
+    assert jax == "JAX in this process: False"
+
+
+def test_the_documented_metrics_are_those_of_a_run(gymnasium_run):
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"`((?:rollout|train|normalizer|eval|time)/\w+)`", page))
+    logged = set().union(*rows(gymnasium_run))
+    assert logged <= documented
+    assert documented - logged <= RARE
