@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,9 @@ class _Session:
         make_env: Callable[[int], Environment] | None,
     ) -> None:
         self.experiment, self.run = experiment, run
-        self.make_env = make_env or (lambda num_envs: make_environment(experiment, num_envs))
+        self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
         self.exportable = agent is None
-        env = self.make_env(experiment.env.num_envs)
+        env = (make_env or partial(make_environment, experiment))(experiment.env.num_envs)
         try:
             self.parts: Parts = build(experiment, env, agent)
         except BaseException:
@@ -218,7 +219,7 @@ class _Session:
 
     def _evaluate(self, state: RunState, update: int) -> dict[str, float]:
         if self.judge is None:
-            self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_env)
+            self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_eval_env)
         learner = state.learner
         key = jax.random.fold_in(jax.random.fold_in(self.key, _EVAL_STREAM), update)
         metrics = self.judge(key, learner.params, learner.statistics)

@@ -45,8 +45,11 @@ class RunState(NamedTuple):
     carry: Carry
 
 
-def make_environment(experiment: Experiment, num_envs: int) -> Environment:
-    """`num_envs` copies of the experiment's environment, with its wrappers."""
+def make_environment(experiment: Experiment, num_envs: int, *, evaluation: bool = False) -> Environment:
+    """`num_envs` copies of the experiment's environment, with its wrappers.
+
+    For `evaluation`, scores are as the field reports them: rewards unclipped, whole games (`registry.make`).
+    """
     from policy_gradients.environments.registry import make
 
     env, distribution = experiment.env, experiment.network.distribution
@@ -55,7 +58,8 @@ def make_environment(experiment: Experiment, num_envs: int) -> Environment:
         action_map = "tanh" if distribution == "tanh_normal" else "clip"
     return make(
         env.id, num_envs, action_map=action_map, num_threads=env.num_threads, max_episode_steps=env.max_episode_steps,
-        frame_stack=env.frame_stack, obs_clip=env.obs_clip, reward_clip=env.reward_clip, **env.kwargs,
+        frame_stack=env.frame_stack, obs_clip=env.obs_clip, reward_clip=env.reward_clip, evaluation=evaluation,
+        **env.kwargs,
     )  # fmt: skip
 
 
