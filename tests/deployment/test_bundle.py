@@ -139,7 +139,7 @@ def test_a_truncated_file_is_refused(toy_bundle: Path, name: str) -> None:
     data = (toy_bundle / name).read_bytes()
     for length in (0, 1, 7, 100, len(data) // 2, len(data) - 2):
         (toy_bundle / name).write_bytes(data[:length])
-        assert any(word in refusal(toy_bundle) for word in ("damaged", "cut off"))
+        assert ("damaged" if name == "policy.json" else "cut off") in refusal(toy_bundle)
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors", "golden.safetensors"])

@@ -123,7 +123,7 @@ def test_layer_norm_a_shared_torso_and_a_state_dependent_std(
 
 
 def test_a_policy_without_a_normaliser_and_without_hidden_layers(make_agent: Make, tmp_path: Path) -> None:
-    network = NetworkConfig(hidden=())
+    network = NetworkConfig(hidden=(), log_std_range=(-0.1, 0.1))
     agent = make_agent(network)
     bare = agent._replace(statistics=agent.statistics._replace(obs=None))
     assert_equals_jax(bare, tmp_path / "policy", 20)
@@ -223,6 +223,14 @@ def test_a_non_finite_observation_is_refused(toy_bundle: Path, coordinate: int, 
 
 def test_a_large_but_finite_observation_is_accepted(toy_bundle: Path) -> None:
     assert np.isfinite(load_policy(toy_bundle)(np.full(5, 1e25, np.float32))).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
+def test_an_output_that_overflows_is_refused(toy: Agent, tmp_path: Path) -> None:
+    bare = toy._replace(statistics=toy.statistics._replace(obs=None), network=replace(toy.network, activation="relu"))
+    policy = load_policy(bare.write(tmp_path / "policy"))
+    with pytest.raises(UserError, match="output is not finite"):
+        policy(np.full(5, 3e38, np.float32))
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (6,), (5, 1), (3, 4)])

@@ -1,0 +1,1 @@
+"""How good a policy is: evaluation, statistics over seeds and tasks, learning curves and films."""

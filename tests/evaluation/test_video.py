@@ -1,0 +1,193 @@
+"""Films: what is in the file, and the sentence where there can be none."""
+
+import importlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from policy_gradients.errors import UserError
+from policy_gradients.evaluation.video import RenderingUnavailable, record_video
+
+
+class Painting(gymnasium.Env):
+    """Episodes of 10 steps whose picture gets whiter; reward is the action; 40 frames per second of odd size."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Box(0, 10, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode: str | None = None, breaks: str = "") -> None:
+        self.render_mode, self.breaks = render_mode, breaks
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return np.full(1, self.t, np.float32), float(action[0]), self.t == 10, False, {}
+
+    def render(self) -> Any:
+        if self.breaks == "raises":
+            raise RuntimeError("no paint\nleft")
+        return None if self.breaks == "nothing" else np.full((65, 83, 3), 20 * self.t, np.uint8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> Iterator[None]:
+    gymnasium.register("Painting-v0", Painting, disable_env_checker=True)
+    yield
+    del gymnasium.registry["Painting-v0"]
+
+
+def frames_of(path: Path) -> tuple[tuple, np.ndarray]:
+    """Codec, pixel format, width, height and frames per second; and the frames."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    stream = re.search(r"Video: (\w+).*?, (\w+)\(.*?, (\d+)x(\d+).*?, ([\d.]+) fps", done.stderr.decode())
+    assert stream is not None
+    codec, pixels, width, height, fps = stream.groups()
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3)
+    return (codec, pixels, int(width), int(height), float(fps)), frames
+
+
+def constant(obs: np.ndarray) -> np.ndarray:
+    return np.full(1, 0.5, np.float32)
+
+
+def test_a_film_shows_the_whole_episode_in_real_time(tmp_path: Path) -> None:
+    film = record_video(constant, "Painting-v0", tmp_path / "film.mp4", fps=20)
+    meta, frames = frames_of(film.path)
+    assert (film.length, film.episode_return) == (10, 5.0)
+    assert meta == ("h264", "yuv420p", 82, 64, 20)
+    brightness = [frame.mean() for frame in frames]
+    np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160], atol=4)  # every second of ten states
+    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(("limit", "steps"), [({"max_steps": 4}, 4), ({"max_seconds": 0.15}, 6)])
+def test_a_film_ends_at_its_limit(limit: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    film = record_video(constant, "Painting-v0", tmp_path / "film.mp4", **limit)
+    assert film.length == steps
+
+
+def test_the_policy_sees_what_the_simulator_observed(tmp_path: Path) -> None:
+    seen = []
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        seen.append(obs[0])
+        return obs
+
+    film = record_video(policy, "Painting-v0", tmp_path / "film.mp4", max_steps=4)
+    assert seen == [0, 1, 2, 3] and film.episode_return == 6
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "HalfCheetah-v4"])
+def test_our_own_tasks_are_filmed_without_a_screen(env_id: str, tmp_path: Path) -> None:
+    action = {"CartPole-v1": np.int64(1), "HalfCheetah-v4": np.zeros(6, np.float32)}[env_id]
+    film = record_video(lambda obs: action, env_id, tmp_path / "film.mp4", max_steps=3)
+    meta, frames = frames_of(film.path)
+    assert film.length == 3 and len(frames) >= 2
+    assert meta[-1] == {"CartPole-v1": 25, "HalfCheetah-v4": 20}[env_id]
+    assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 20  # not one colour
+    assert (frames[0] != frames[-1]).any()
+
+
+def test_a_mujoco_film_is_the_episode_of_its_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = []
+
+    def render_frames(env_id: str, qpos: np.ndarray, **options: Any) -> Iterator[np.ndarray]:
+        drawn.append(qpos)
+        return iter(np.zeros((len(qpos), 16, 16, 3), np.uint8))
+
+    monkeypatch.setattr("policy_gradients.environments.mujoco.render_frames", render_frames)
+    films = [
+        record_video(
+            lambda obs: np.ones(3, np.float32), "Hopper-v4", tmp_path / "film.mp4", seed=seed, fps=60, max_steps=8
+        )
+        for seed in (1, 1, 2)
+    ]
+    first, again, other = drawn
+    assert first.shape == (3, 6)  # 125 states a second: every third
+    np.testing.assert_array_equal(first, again)
+    assert films[0].episode_return == films[1].episode_return and (first != other).any()
+    assert (np.diff(first[:, 0]) != 0).all()  # it moves
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "sentence"),
+    [
+        ("Painting-v0", {"breaks": "raises"}, "Painting-v0 cannot be drawn: no paint. Try: pip install"),
+        ("Painting-v0", {"breaks": "nothing"}, "render.. gave object"),
+        ("Painting-v0", {"colour": "blue"}, "Painting-v0 cannot be drawn by Gymnasium"),
+        ("probe", {}, "cannot be drawn by Gymnasium"),
+    ],
+)
+def test_a_task_that_cannot_be_drawn_says_so(
+    env_id: str, options: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    if env_id == "probe":
+        from policy_gradients.environments.probes import PROBE_IDS
+
+        env_id = PROBE_IDS[0]
+    with pytest.raises(RenderingUnavailable, match=sentence) as caught:
+        record_video(constant, env_id, tmp_path / "film.mp4", env_options=options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RenderingUnavailable, match=r"needs ffmpeg, .* pip install 'policy-gradients\[video\]'"):
+        record_video(constant, "CartPole-v1", tmp_path / "film.mp4")
+
+
+def test_a_missing_renderer_is_no_other_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def render_frames(env_id: str, qpos: np.ndarray, **options: Any) -> Iterator[np.ndarray]:
+        raise UserError("No renderer could be started: install libegl1.")
+        yield
+
+    monkeypatch.setattr("policy_gradients.environments.mujoco.render_frames", render_frames)
+    with pytest.raises(RenderingUnavailable, match="install libegl1"):
+        record_video(lambda obs: np.zeros(6, np.float32), "HalfCheetah-v4", tmp_path / "film.mp4", max_steps=2)
+
+
+def test_a_film_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_text("the old film")
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        if obs[0] == 3:
+            raise UserError("The policy expects other observations.")
+        return obs
+
+    with pytest.raises(UserError, match="other observations"):
+        record_video(policy, "Painting-v0", tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_text() == "the old film"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RenderingUnavailable, match="cannot be written"):
+        record_video(constant, "Painting-v0", tmp_path / "nowhere" / "film.mp4")
+
+
+@pytest.mark.slow
+def test_an_atari_game_is_filmed_as_the_policy_sees_it(tmp_path: Path) -> None:
+    pytest.importorskip("envpool")
+    film = record_video(lambda obs: np.int64(1), "envpool:Pong-v5", tmp_path / "film.mp4", max_steps=20)
+    meta, frames = frames_of(film.path)
+    assert film.length == 20 and meta[2:4] == (504, 504)
+    assert frames[-1].max() > 100
