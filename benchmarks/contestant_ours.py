@@ -1,0 +1,75 @@
+"""policy_gradients as a contestant: the compiled iteration (rollout and update) with its metrics fetched.
+
+Settings: {"experiment": an Experiment as plain data, "return_steps": when to note the return}.
+"""
+
+import math
+import os
+import time
+from typing import Any
+
+from contest import measure_for, serve
+from report import versions
+
+
+class Trainer:
+    """A run without logs and checkpoints."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        os.environ["XDG_CACHE_HOME"] = os.getcwd()  # an empty folder: compile time is that of a first run
+        from policy_gradients.cli.runtime import start_jax
+
+        start_jax()
+        import jax
+
+        from policy_gradients.training.config import parse_experiment
+        from policy_gradients.training.setup import build, initial_state, make_environment
+
+        experiment = parse_experiment(settings["experiment"])
+        parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
+        self._state = tuple(initial_state(parts, experiment.seed))
+        self._key = jax.random.key(experiment.seed)
+        began = time.perf_counter()
+        self._program = parts.iteration.lower(self._key, *self._state).compile()
+        self.compile_seconds = time.perf_counter() - began
+        self._fold_in, self._fetch = jax.random.fold_in, jax.device_get
+        self._per_update = experiment.env.num_envs * experiment.hyperparameters.num_steps
+        self._return_steps = settings["return_steps"]
+        self._updates = 0
+        self._noted: dict[str, float] = {}
+
+    def iterate(self) -> int:
+        """One iteration; returns the environment steps it took."""
+        learner, carry, metrics = self._program(self._fold_in(self._key, self._updates), *self._state)
+        self._state = learner, carry
+        numbers = {name: float(value) for name, value in self._fetch(metrics).items()}
+        self._updates += 1
+        steps = self._updates * self._per_update
+        if not self._noted and steps >= self._return_steps:
+            self._noted = {"steps": steps, "return": numbers["rollout/ep_rew_mean"]}
+        return self._per_update
+
+    def measure(self, seconds: float) -> dict[str, float]:
+        """Iterations for so many seconds."""
+        return measure_for(seconds, self.iterate)
+
+    def reached(self) -> dict[str, float | None]:
+        """Mean return of the last 100 training episodes once the stated number of steps is trained."""
+        while not self._noted:
+            self.iterate()
+        value = self._noted["return"]
+        return {**self._noted, "return": None if math.isnan(value) else value}
+
+
+def start(settings: dict[str, Any]) -> tuple[dict, dict]:
+    """Compiles, and runs two iterations to warm up."""
+    trainer = Trainer(settings)
+    for _ in range(2):
+        trainer.iterate()
+    facts = {"compile_seconds": trainer.compile_seconds, "versions": versions()}
+    return facts, {"measure": trainer.measure, "return": trainer.reached}
+
+
+if __name__ == "__main__":
+    serve(start)

@@ -1,0 +1,68 @@
+"""PPO settings that every library is given alike."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PPOSetting:
+    """A task and the settings of PPO on it.
+
+    Attributes:
+        env: Gymnasium's id.
+        num_envs, num_steps: N and T of a rollout.
+        minibatch: Samples per gradient step.
+        num_epochs: Passes over a rollout.
+        hidden: Widths of the hidden layers, of policy and critic alike; both are separate and use tanh.
+        learning_rate, gamma, gae_lambda: As everywhere.
+        normalize: Observations and rewards by their running statistics.
+        return_steps: Environment steps after which the return is stated.
+    """
+
+    env: str
+    num_envs: int
+    num_steps: int
+    minibatch: int
+    num_epochs: int
+    hidden: tuple[int, ...] = (64, 64)
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    normalize: bool = True
+    return_steps: int = 300_000
+
+    @property
+    def label(self) -> str:
+        """'HalfCheetah-v4, 8 × 256 steps, minibatch 64, 10 epochs, 64-64'."""
+        net = "-".join(map(str, self.hidden))
+        return (
+            f"{self.env}, {self.num_envs:,} × {self.num_steps} steps, minibatch {self.minibatch:,}, "
+            f"{self.num_epochs} epoch{'s' * (self.num_epochs > 1)}, {net}"
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    def experiment(self) -> dict[str, Any]:
+        """The setting as an `Experiment` in plain data.
+
+        Our critic's loss has a ½ that Stable-Baselines3's has not: value_coef 1 here is 0.5 there.
+        """
+        hyperparameters = {
+            "num_steps": self.num_steps,
+            "num_minibatches": self.num_envs * self.num_steps // self.minibatch,
+            "num_epochs": self.num_epochs,
+            "learning_rate": self.learning_rate,
+            "lr_schedule": "constant",
+            "gamma": self.gamma,
+            "gae_lambda": self.gae_lambda,
+            "value_coef": 1.0,
+            "normalization": {"obs": self.normalize, "reward": self.normalize},
+        }
+        return {
+            "algorithm": "ppo",
+            "env": {"id": self.env, "num_envs": self.num_envs},
+            "hyperparameters": hyperparameters,
+            "network": {"hidden": list(self.hidden), "activation": "tanh"},
+        }
