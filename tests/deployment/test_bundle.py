@@ -190,6 +190,30 @@ def test_a_non_finite_number_is_refused(toy_bundle: Path, rewrite: Rewrite, name
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update({name: array[:63] for name, array in t.items()}),
+        lambda t: t.update(obs=t["obs"][:, :4].copy()),
+        lambda t: t.update(mean=t["mean"].astype(np.float64)),
+        lambda t: t.pop("log_std"),
+        lambda t: t.pop("obs"),
+        lambda t: t.update(obs=np.zeros((), np.float32)),
+    ],
+)
+def test_golden_vectors_that_do_not_fit_are_refused(
+    toy_bundle: Path, rewrite: Rewrite, change: Callable[[dict], Any]
+) -> None:
+    change_tensors(toy_bundle, "golden.safetensors", change)
+    rewrite(toy_bundle, lambda document: None)
+    assert "the golden vectors do not fit" in refusal(toy_bundle)
+
+
+def test_a_number_that_json_does_not_have_is_refused(toy_bundle: Path, rewrite: Rewrite) -> None:
+    rewrite(toy_bundle, lambda document: document["provenance"].update(seed=float("nan")))
+    assert "NaN is not a JSON number" in refusal(toy_bundle)
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda t: t.update({"head/weight": t["head/weight"].T.copy()}), r"head/weight should be float32 (6, 3)"),

@@ -226,9 +226,10 @@ def test_a_large_but_finite_observation_is_accepted(toy_bundle: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
-def test_an_output_that_overflows_is_refused(toy: Agent, tmp_path: Path) -> None:
-    bare = toy._replace(statistics=toy.statistics._replace(obs=None), network=replace(toy.network, activation="relu"))
-    policy = load_policy(bare.write(tmp_path / "policy"))
+def test_an_output_that_overflows_is_refused(make_agent: Make, tmp_path: Path) -> None:
+    agent = make_agent(NetworkConfig(hidden=(4,), activation="relu"), obs_clip=3e38)
+    agent = agent._replace(params=jax.tree.map(lambda leaf: 100 * jnp.abs(leaf), agent.params))
+    policy = load_policy(agent.write(tmp_path / "policy"))
     with pytest.raises(UserError, match="output is not finite"):
         policy(np.full(5, 3e38, np.float32))
 
