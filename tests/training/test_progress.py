@@ -8,7 +8,14 @@ import pytest
 
 from policy_gradients.training import progress as shown
 from policy_gradients.training.config import Experiment, LoggingConfig
-from policy_gradients.training.progress import BarProgress, LineProgress, SilentProgress, format_seconds, make_progress
+from policy_gradients.training.progress import (
+    BarProgress,
+    LineProgress,
+    SilentProgress,
+    format_seconds,
+    make_progress,
+    short_count,
+)
 
 
 class Clock:
@@ -26,11 +33,11 @@ def clock():
     return Clock()
 
 
-def bar(clock, total_steps=1000):
+def bar(clock, total_steps=1000, width=160):
     from rich.console import Console
 
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    console = Console(file=screen, force_terminal=True, width=width, color_system=None)
     return BarProgress(total_steps, console, clock), screen
 
 
@@ -42,13 +49,13 @@ def test_a_line_says_steps_speed_times_return_and_evaluation(clock):
     progress = LineProgress(1_000_000, lines.append, clock)
     clock.now += 8
     progress.update(250_000, {**METRICS, "eval/mean_reward": 1420.1})
-    assert lines == ["250,000/1,000,000 steps · 2,000 steps/s · 0:08, 6:15 left · return 1,312.5 · evaluation 1,420.1"]
+    assert lines == ["250k/1M steps · 2k steps/s · 0:08, 6:15 left · return 1,312.5 · eval 1,420.1"]
 
 
 def test_a_return_that_nobody_knows_yet_is_not_shown(clock):
     lines = []
     LineProgress(1000, lines.append, clock).update(1, {"rollout/ep_rew_mean": math.nan})
-    assert lines == ["1/1,000 steps · 0:00"]
+    assert lines == ["1/1k steps · 0:00"]
 
 
 def test_the_latest_evaluation_stays_in_sight_between_evaluations(clock):
@@ -57,7 +64,7 @@ def test_the_latest_evaluation_stays_in_sight_between_evaluations(clock):
     progress.update(1, {"eval/mean_reward": 7.0})
     clock.now += 100
     progress.update(500, {})
-    assert lines[-1].endswith("evaluation 7.0")
+    assert lines[-1].endswith("eval 7.0")
 
 
 def test_lines_are_neither_closer_than_five_seconds_nor_than_a_share_of_the_run(clock):
@@ -80,7 +87,7 @@ def test_the_last_step_always_has_its_line(clock):
     progress = LineProgress(1000, lines.append, clock)
     progress.update(999, {})
     progress.update(1000, {})
-    assert [line.partition(" ")[0] for line in lines] == ["999/1,000", "1,000/1,000"]
+    assert [line.partition(" ")[0] for line in lines] == ["999/1k", "1k/1k"]
 
 
 def test_messages_appear_at_once_as_lines(clock):
@@ -107,8 +114,16 @@ def test_the_bar_shows_the_standing_and_ends_on_the_last_one(clock):
     progress.update(1, METRICS)
     progress.update(2, {**METRICS, "eval/mean_reward": 3.0})
     progress.close()
-    assert "1/1,000 steps · 2,000 steps/s" in screen.getvalue()
-    assert "2/1,000 steps" in screen.getvalue() and "evaluation 3.0" in screen.getvalue()
+    assert "1/1k steps · 2k steps/s" in screen.getvalue()
+    assert "2/1k steps" in screen.getvalue() and "eval 3.0" in screen.getvalue()
+
+
+def test_a_terminal_of_80_columns_shows_the_whole_text(clock):
+    progress, screen = bar(clock, total_steps=1_000_000, width=80)
+    clock.now += 3599
+    progress.update(123_456, {**METRICS, "time/fps": 15_321.0, "eval/mean_reward": 1420.1})
+    progress.close()
+    assert "123k/1M steps · 15.3k steps/s · 59:59, 0:57 left · return 1,312.5 · eval 1,420.1" in screen.getvalue()
 
 
 def test_messages_scroll_above_the_bar_with_brackets_left_alone(clock):
@@ -123,6 +138,14 @@ def test_a_step_beyond_the_total_does_not_break_the_bar(clock):
     progress.update(128, METRICS)
     progress.close()
     assert "128/100 steps" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (512, "512"), (999, "999"), (999.6, "1k"), (12_288, "12.3k"), (999_999, "1M"), (2.5e9, "2.5G")],
+)
+def test_counts_have_three_digits_and_a_unit(number, text):
+    assert short_count(number) == text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from policy_gradients.training.config import Experiment
 REDRAW_EVERY = 0.1
 """Least seconds between two drawings of the bar: eyes need no more, and a drawing costs some 2 ms."""
 
+BAR_FITS = 100
+"""Columns of a terminal that has room for a bar beside the text; on a narrower one the text says it all."""
+
 LINE_EVERY = 5.0
 LINE_SHARE = 0.01
 """A plain line appears after so many seconds or this share of the run, whichever comes later."""
@@ -98,7 +101,8 @@ class BarProgress:
 
         self._state, self._clock, self._next_time = Standing(total_steps, clock), clock, 0.0
         self._console = console or Console(stderr=True)
-        columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+        text = TextColumn("{task.description}", markup=False)
+        columns = (BarColumn(bar_width=16), text) if self._console.width >= BAR_FITS else (text,)
         self._bar = RichProgress(*columns, console=self._console, auto_refresh=False, transient=False)
         self._task = self._bar.add_task("compiling …", total=total_steps)
         self._bar.start()
@@ -143,18 +147,27 @@ class Standing:
         self._evaluation = metrics.get("eval/mean_reward", self._evaluation)
 
     def line(self) -> str:
-        """'12,288/1,000,000 steps · 15,320 steps/s · 0:08, 1:05 left · return 312.5 · evaluation 420.1'."""
-        parts = [f"{self.step:,}/{self.total_steps:,} steps"]
+        """'123k/1M steps · 15.3k steps/s · 0:08, 0:57 left · return 1,312.5 · eval 1,420.1': fits in 80 columns."""
+        parts = [f"{short_count(self.step)}/{short_count(self.total_steps)} steps"]
         rate = self._metrics.get("time/fps", math.nan)
         elapsed = format_seconds(self._clock() - self._began)
         if rate > 0:
-            parts.append(f"{rate:,.0f} steps/s")
+            parts.append(f"{short_count(rate)} steps/s")
             elapsed += f", {format_seconds(max(0, self.total_steps - self.step) / rate)} left"
         parts.append(elapsed)
         episode_return = self._metrics.get("rollout/ep_rew_mean", math.nan)
-        shown = (("return", episode_return), ("evaluation", self._evaluation))
+        shown = (("return", episode_return), ("eval", self._evaluation))
         parts += [f"{name} {value:,.1f}" for name, value in shown if not math.isnan(value)]
         return " · ".join(parts)
+
+
+def short_count(number: float) -> str:
+    """Three digits and a unit: '512', '12.3k', '1M'."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
 
 
 def format_seconds(seconds: float) -> str:
