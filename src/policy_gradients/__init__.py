@@ -18,6 +18,8 @@ _HOMES = {
     "policy_gradients.errors": ("UserError",),
     "policy_gradients.estimation.advantages": ("gae",),
     "policy_gradients.estimation.normalization": ("NormalizationConfig",),
+    "policy_gradients.evaluation.plots": ("plot_runs",),
+    "policy_gradients.evaluation.video": ("record_video",),
     "policy_gradients.networks": ("NetworkConfig", "actor_critic"),
     "policy_gradients.training.api": ("train",),
     "policy_gradients.training.config": (
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from policy_gradients.errors import UserError as UserError
     from policy_gradients.estimation.advantages import gae as gae
     from policy_gradients.estimation.normalization import NormalizationConfig as NormalizationConfig
+    from policy_gradients.evaluation.plots import plot_runs as plot_runs
+    from policy_gradients.evaluation.video import record_video as record_video
     from policy_gradients.networks import NetworkConfig as NetworkConfig
     from policy_gradients.networks import actor_critic as actor_critic
     from policy_gradients.training.api import train as train

@@ -1,15 +1,20 @@
 """`policy-gradients evaluate`: which policy, which environment, which episodes."""
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from policy_gradients.cli import evaluate as command
 from policy_gradients.deployment.bundle import write_bundle
 from policy_gradients.deployment.numpy_policy import load_policy
+from policy_gradients.environments.base import Environment, EnvironmentSpec, Step, box
 from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import NormalizationConfig, init_statistics
+from policy_gradients.evaluation import video
 from policy_gradients.networks import NetworkConfig, actor_critic
 from policy_gradients.training.config import EnvironmentConfig, Experiment, save_experiment
 
@@ -45,20 +50,56 @@ def policy(run_folder):
     return load_policy(run_folder / "policy")
 
 
-def test_exactly_so_many_episodes_are_played_over_several_rounds(policy, cartpole):
-    played = command.play(policy, cartpole, 10, deterministic=True, seed=0)
-    assert played.returns.shape == (10,)
-    assert (played.lengths > 0).all() and (played.lengths <= 20).all()
-    np.testing.assert_array_equal(played.returns, played.lengths)  # CartPole pays 1 a step
+class Watcher:
+    """A policy that remembers what it saw and how it was asked to act."""
+
+    description = SimpleNamespace(action=SimpleNamespace(start=0))
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+        self.drawn: list[float] = []
+
+    def __call__(self, obs: np.ndarray, *, deterministic: bool, rng: np.random.Generator) -> np.ndarray:
+        self.seen.append(np.array(obs))
+        self.drawn.append(0.0 if deterministic else rng.random())
+        return np.zeros((2, 1), np.float32)
 
 
-def test_rounds_start_from_different_states_and_a_seed_repeats_them(policy, cartpole):
-    first = command.play(policy, cartpole, 8, deterministic=False, seed=0)
-    again = command.play(policy, cartpole, 8, deterministic=False, seed=0)
-    other = command.play(policy, cartpole, 8, deterministic=False, seed=1)
-    np.testing.assert_array_equal(first.returns, again.returns)
-    assert first.returns.tolist() != other.returns.tolist()
-    assert first.returns[:4].tolist() != first.returns[4:].tolist()
+@pytest.fixture(scope="module")
+def clockwork():
+    """Two environments whose episodes pay 1 a step and last 3 and 5 steps; observations tell the key of the reset."""
+    lengths = jnp.array([3, 5])
+
+    def reset(key):
+        obs = jnp.full((2, 1), jax.random.uniform(key))
+        return (jnp.zeros(2, jnp.int32), obs), obs
+
+    def step(state, action):
+        age, obs = state[0] + 1, state[1]
+        ended = age >= lengths
+        row = Step(obs, obs, jnp.ones(2), ended, jnp.zeros(2, bool), jnp.ones(2, bool))
+        return (jnp.where(ended, 0, age), obs), row
+
+    spec = EnvironmentSpec("Clockwork-v0", "jax", 2, box(0, 1, (1,)), box(-1, 1, (1,)), max_episode_steps=5)
+    return Environment(spec, reset, step, dict, lambda arrays, state: state)
+
+
+def test_every_environment_plays_its_own_episodes_and_no_more_than_were_asked_for(clockwork):
+    played = command.play(Watcher(), clockwork, 3, deterministic=True, seed=0)
+    assert played.returns.tolist() == [3.0, 5.0, 3.0] and played.lengths.tolist() == [3, 5, 3]
+
+
+def test_an_episode_is_counted_once_however_long_others_last(clockwork):
+    assert command.play(Watcher(), clockwork, 2, deterministic=True, seed=0).returns.tolist() == [3.0, 5.0]
+
+
+def test_rounds_start_from_different_states_and_a_seed_repeats_them(clockwork):
+    first, again, other = Watcher(), Watcher(), Watcher()
+    for watcher, seed in ((first, 0), (again, 0), (other, 1)):
+        command.play(watcher, clockwork, 4, deterministic=False, seed=seed)
+    starts = {obs[0, 0] for obs in first.seen}
+    assert len(starts) == 2 and not starts & {obs[0, 0] for obs in other.seen}
+    assert first.drawn == again.drawn and first.drawn != other.drawn
 
 
 def test_the_command_prints_mean_spread_and_length(run, run_folder):
@@ -75,32 +116,30 @@ def unplayed(monkeypatch):
 
 def test_the_film_shows_the_policy_and_lies_in_the_runs_folder(run, run_folder, unplayed, monkeypatch):
     filmed = []
-    video = pytest.importorskip("policy_gradients.evaluation.video")
     monkeypatch.setattr(video, "record_video", lambda *args, **kwargs: filmed.append((args[1:], kwargs)))
     code, out, _ = run("evaluate", str(run_folder), "--episodes", "4", "--video", "--seed", "3")
     film = run_folder / "evaluation.mp4"
-    assert code == 0 and filmed == [(("jax:CartPole-v1", film), {"seed": 3})]
+    assert code == 0 and filmed == [(("CartPole-v1", film), {"seed": 3, "env_options": {}})]
     assert out.endswith(f"Film: {film}\n")
 
 
 def test_the_environment_has_the_wrappers_of_the_run_around_the_bundle(policy, run_folder):
-    env = command.make_environment(policy, run_folder / "policy", 2)
+    env = command.make_environment(policy, command.environment_config(policy, run_folder / "policy"), 2)
     env.close()
     assert (env.spec.max_episode_steps, env.spec.num_envs) == (20, 2)
 
 
-def test_a_bundle_without_a_run_gets_its_environment_as_it_comes(policy, run_folder, tmp_path):
-    env = command.make_environment(policy, tmp_path, 2)
+def test_a_bundle_without_a_run_gets_its_environment_as_it_comes(policy, tmp_path):
+    env = command.make_environment(policy, command.environment_config(policy, tmp_path), 2)
     env.close()
     assert (env.spec.id, env.spec.engine, env.spec.max_episode_steps) == ("CartPole-v1", "jax", 500)
 
 
-def test_an_environment_with_other_observations_is_refused(policy, tmp_path):
-    save_experiment(Experiment(env=EnvironmentConfig("Pendulum-v1")), tmp_path / "config.yaml")
+def test_an_environment_with_other_observations_is_refused(policy):
     with pytest.raises(
         UserError, match=r"Pendulum-v1 gives observations of shape \(3,\), but the policy expects \(4,\)"
     ):
-        command.make_environment(policy, tmp_path, 1)
+        command.make_environment(policy, EnvironmentConfig("Pendulum-v1"), 1)
 
 
 @pytest.mark.parametrize("holds", [(".",), ("policy",), ("policy_best",), ("policy", "policy_best")])

@@ -53,17 +53,24 @@ def drawn(monkeypatch):
     """Calls of plot_runs."""
     calls = []
     module = types.ModuleType("policy_gradients.evaluation.plots")
-    module.plot_runs = lambda runs, out: calls.append((runs, out))
+    module.plot_runs = lambda runs, out, **axes: calls.append((runs, out, axes))
     monkeypatch.setitem(sys.modules, "policy_gradients.evaluation.plots", module)
     return calls
+
+
+RETURN = {"x": "time/total_timesteps", "y": None}
 
 
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        (("runs/a",), ([Path("runs/a")], Path("runs/a/curve.png"))),
-        (("runs/a", "runs/b"), ([Path("runs/a"), Path("runs/b")], Path("curves.png"))),
-        (("runs/a", "--out", "x.pdf"), ([Path("runs/a")], Path("x.pdf"))),
+        (("runs/a",), ([Path("runs/a")], Path("runs/a/curve.png"), RETURN)),
+        (("runs/a", "runs/b"), ([Path("runs/a"), Path("runs/b")], Path("curves.png"), RETURN)),
+        (("runs/a", "--out", "x.pdf"), ([Path("runs/a")], Path("x.pdf"), RETURN)),
+        (
+            ("runs/a", "--y", "train/kl", "--x", "time/iterations"),
+            ([Path("runs/a")], Path("runs/a/curve.png"), {"x": "time/iterations", "y": "train/kl"}),
+        ),
     ],
 )
 def test_plot_draws_the_runs_and_says_where(run, drawn, arguments, call):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from policy_gradients.deployment.numpy_policy import NumpyPolicy
     from policy_gradients.environments.base import Environment
+    from policy_gradients.training.config import EnvironmentConfig
 
 COPIES = 64
 """Most environments played at once: more would cost memory and start-up for no speed."""
@@ -33,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     from policy_gradients.deployment.numpy_policy import load_policy
 
     policy = load_policy(bundle, seed=options.seed)
-    env = make_environment(policy, bundle, min(options.episodes, COPIES))
+    config = environment_config(policy, bundle)
+    env = make_environment(policy, config, min(options.episodes, COPIES))
     try:
         played = play(policy, env, options.episodes, deterministic=not options.stochastic, seed=options.seed)
     finally:
@@ -43,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         from policy_gradients.evaluation.video import record_video
 
         out = Path(options.video or options.path / "evaluation.mp4")
-        record_video(policy, f"{env.spec.engine}:{env.spec.id}", out, seed=options.seed)
+        record_video(policy, config.id, out, seed=options.seed, env_options=config.kwargs)
         print(f"Film: {out}")
     return 0
 
@@ -72,20 +74,25 @@ def find_bundle(path: Path) -> Path:
     )
 
 
-def make_environment(policy: "NumpyPolicy", bundle: Path, num_envs: int) -> "Environment":
-    """The environment that the policy was trained in, as scores are reported: raw rewards, whole episodes.
+def environment_config(policy: "NumpyPolicy", bundle: Path) -> "EnvironmentConfig":
+    """The environment of the run around the bundle; without a run, the one that the bundle names, at its defaults."""
+    from policy_gradients.training.config import EnvironmentConfig, load_experiment
 
-    Its settings are those of the run around the bundle; without one, the bundle's environment id at its defaults.
+    for folder in (bundle, bundle.parent):
+        if (folder / "config.yaml").is_file():
+            return load_experiment(folder / "config.yaml").env
+    described = policy.description.environment
+    return EnvironmentConfig(f"{described.engine}:{described.id}")
+
+
+def make_environment(policy: "NumpyPolicy", config: "EnvironmentConfig", num_envs: int) -> "Environment":
+    """The environment as scores are reported: raw rewards, whole episodes, and actions in the simulator's own units.
 
     Raises:
         UserError: The environment's observations are not the policy's.
     """
     from policy_gradients.environments.registry import make
-    from policy_gradients.training.config import EnvironmentConfig, load_experiment
 
-    described = policy.description.environment
-    configs = [file for folder in (bundle, bundle.parent) if (file := folder / "config.yaml").is_file()]
-    config = load_experiment(configs[0]).env if configs else EnvironmentConfig(f"{described.engine}:{described.id}")
     env = make(
         config.id, num_envs, action_map="none", num_threads=config.num_threads, frame_stack=config.frame_stack,
         max_episode_steps=config.max_episode_steps, obs_clip=config.obs_clip, evaluation=True, **config.kwargs,

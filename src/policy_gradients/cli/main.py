@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if os.getcwd() not in sys.path:  # for `my_module:MyEnv-v0`; last, so that no file here hides a library
+            sys.path.append(os.getcwd())
         return _dispatch(arguments)
     except UserError as error:
         return _complain(error, BAD_INPUT)

@@ -11,11 +11,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("plot", "Draws learning curves; runs that differ only in their seed become a mean and an interval.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
     parser.add_argument("--out", type=Path, help="the picture; default curve.png of a single run, else curves.png here")
+    parser.add_argument("--x", default="time/total_timesteps", metavar="METRIC", help="horizontal axis (%(default)s)")
+    parser.add_argument("--y", metavar="METRIC", help="what to show (the return)")
     options = parser.parse(arguments)
     from policy_gradients.evaluation.plots import plot_runs
 
     single = options.runs[0] / "curve.png" if len(options.runs) == 1 else Path("curves.png")
     out = options.out or single
-    plot_runs(options.runs, out)
+    plot_runs(options.runs, out, x=options.x, y=options.y)
     print(f"Learning curve: {out}")
     return 0
