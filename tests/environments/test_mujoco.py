@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,19 @@ def test_a_world_lives_alike_alone_and_among_many_in_any_number_of_threads(id):
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert results[0][4].any() or results[0][5].any()
+
+
+@pytest.mark.parametrize("id", ENGINES)
+def test_closing_ends_the_threads_and_may_be_repeated(id):
+    before = set(threading.enumerate())
+    sim = simulator(id, 4, threads=3)
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2 * (id == "Ant-v5")  # those of mujoco.batch are not Python's
+    sim.close()
+    sim.close()
+    for thread in threads:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
 
 
 def test_worlds_episodes_and_seeds_start_differently():

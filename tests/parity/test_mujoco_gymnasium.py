@@ -194,3 +194,13 @@ def test_whole_episodes_equal_gymnasiums_rounded_to_float32(id):
     assert any(ends)
     simulator.close()
     env.close()
+
+
+def test_the_double_pendulums_squares_are_the_c_librarys():
+    """Gymnasium squares NumPy scalars with `pow`, which differs from x·x in the last place once in a thousand times."""
+    rules, rng = load_task("InvertedDoublePendulum-v4").rules, np.random.default_rng(0)
+    tip, qvel = rng.normal(size=(5000, 1, 3)), rng.normal(size=(5000, 3))
+    fields = {"site_xpos": tip, "qvel": qvel}
+    rewards = rules.reward(None, None, fields, None, rules.healthy(fields))
+    for (x, _, y), (_, v1, v2), reward in zip(tip[:, 0], qvel, rewards, strict=True):
+        assert reward == 10 - (0.01 * x**2 + (y - 2) ** 2) - (1e-3 * v1**2 + 5e-3 * v2**2)

@@ -163,7 +163,10 @@ class ThreadedPhysics:
         self._bad.clear()
 
     def close(self) -> None:
-        self._stop()
+        stop = vars(self).pop("_stop", None)
+        if stop is not None:
+            stop()
+        vars(self).clear()
 
 
 _END = -1  # after the last world to step, once per thread

@@ -52,6 +52,8 @@ def render_frames(
         raise UserError(f"{id} has {known}, but {camera!r} came.{suggest(camera, names)}")
     model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
     model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+    model.vis.quality.shadowsize = 1024  # with these two a processor draws three to five times as fast
+    model.vis.quality.offsamples = 0
     return _frames(task, qpos, qvel, (width, height), camera)
 
 
