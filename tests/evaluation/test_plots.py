@@ -139,6 +139,19 @@ def test_one_run_shows_training_and_both_evaluations(tmp_path: Path, drawn: Call
     assert "123,456 steps/s · last evaluation 903.0 ± 7.0" in written
 
 
+@pytest.mark.parametrize(("factor", "unit"), [(1, "thousands"), (100, "millions")])
+def test_steps_are_counted_in_thousands_or_millions(
+    factor: int, unit: str, tmp_path: Path, drawn: Callable[..., Figure]
+) -> None:
+    run = make_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps({**row, STEPS: factor * row[STEPS]}) for row in rows))
+    axes = drawn([run]).axes[0]
+    assert f"environment steps ({unit})" in axes.get_xlabel()
+    shown = axes.xaxis.get_major_formatter()(factor * 5_000, 0)
+    assert shown == {"thousands": "5", "millions": "0.5"}[unit]
+
+
 def test_several_seeds_become_a_mean_a_band_and_thin_lines(tmp_path: Path, drawn: Callable[..., Figure]) -> None:
     figure = drawn([make_run(tmp_path / str(seed), seed=seed) for seed in range(3)])
     axes = figure.axes[0]

@@ -23,7 +23,7 @@ _GREY = "#666666"
 _NAMES = {
     _TRAINING: "return of an episode",
     _DETERMINISTIC: "return of an episode, deterministic evaluation",
-    _STEPS: "environment steps (millions)",
+    _STEPS: "environment steps",
     "time/time_elapsed": "seconds",
     "time/iterations": "updates",
 }
@@ -144,10 +144,14 @@ def _dress(axes: Axes, env_id: str, runs: Sequence[RunLog], x: str, y: str) -> N
     algorithms = dict.fromkeys(run.algorithm.upper() for run in runs)
     title = " · ".join([", ".join(algorithms), env_id, _seeds(runs)])
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    end = axes.dataLim.x1 if math.isfinite(axes.dataLim.x1) else 1.0
+    axes.set_xlim(0, 1.01 * end)
+    name = _NAMES.get(x, x)
     if x == _STEPS:
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}")
-    axes.set_xlim(left=0, right=axes.dataLim.x1 * 1.01 if math.isfinite(axes.dataLim.x1) else None)
-    axes.set_xlabel(f"{_NAMES.get(x, x)}\n{_caption(runs)}", fontsize=9, linespacing=1.8, color=_GREY)
+        unit, word = (1e6, "millions") if end >= 1e6 else (1e3, "thousands")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
+        name = f"{name} ({word})"
+    axes.set_xlabel(f"{name}\n{_caption(runs)}", fontsize=9, linespacing=1.8, color=_GREY)
     axes.set_ylabel(_NAMES.get(y, y), fontsize=9, color=_GREY)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}" if abs(value) < 1e6 else f"{value:.3g}")
     axes.tick_params(labelsize=9, colors=_GREY, length=0)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from policy_gradients.environments.registry import make, resolve
@@ -122,8 +123,6 @@ def _record_mujoco(policy: Policy, name: str, seed: int, pace: _Pace, options: d
 
 
 def _record_pixels(policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]) -> _Recording:
-    import jax  # only here: other films are made without it
-
     env = make(f"envpool:{name}", 1, action_map="none", evaluation=True, **options)
     rate = 1.0 / env.spec.dt if env.spec.dt else _PIXEL_FPS
     images, rewards, ended = [], [], False
