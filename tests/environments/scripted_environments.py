@@ -56,18 +56,21 @@ class Scripted(gymnasium.Env):
 
 
 class Echo(gymnasium.Env):
-    """Observes the action it was given: in float64 and within [−2, 2] as a Box, or from 5 to 7 as a Discrete."""
+    """Observes the action it was given: in `dtype` and within [−2, 2] as a Box, or from 5 to 7 as a Discrete."""
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
 
-    def __init__(self, discrete: bool = False) -> None:
-        self.action_space = Discrete(3, start=5) if discrete else Box(-2.0, 2.0, (2,), np.float64)
+    def __init__(self, discrete: bool = False, dtype: str = "float64") -> None:
+        self.kept = None
+        self.action_space = Discrete(3, start=5) if discrete else Box(-2.0, 2.0, (2,), np.dtype(dtype))
 
     def reset(self, *, seed=None, options=None):
         return np.zeros(2), {}
 
     def step(self, action):
-        assert self.action_space.contains(action), (action, type(action))
+        assert self.action_space.contains(action) and action.dtype == self.action_space.dtype
+        assert self.kept is None or (self.kept[0] == self.kept[1]).all(), "an action that was kept has changed"
+        self.kept = (action, action.copy())
         return np.broadcast_to(np.asarray(action, np.float64), (2,)), 1.0, False, False, {}
 
 

@@ -69,13 +69,17 @@ def wait_until_gone(processes, seconds=20):
     return not any(map(alive, processes))
 
 
-def run_script(tmp_path, code, **kwargs):
-    script = tmp_path / "script.py"
+def run_script(tmp_path, code):
+    """Exit code, output and errors of a script; they go to files, since a pipe would wait for the workers too."""
+    script, out, err = (tmp_path / name for name in ("script.py", "out.txt", "err.txt"))
     script.write_text(textwrap.dedent(code))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, HERE])}
-    return subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120, **kwargs
-    )
+    with out.open("w") as stdout, err.open("w") as stderr:
+        command = [sys.executable, str(script)]
+        code = subprocess.run(
+            command, env=environment, stdout=stdout, stderr=stderr, timeout=120, check=False
+        ).returncode
+    return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -280,18 +284,26 @@ def test_workers_ignore_interrupts_and_are_gone_after_close(simulator):
     assert wait_until_gone(workers, seconds=0)
 
 
-def test_workers_leave_when_the_trainer_is_killed(tmp_path):
+@pytest.mark.parametrize("doing", ["GO", pytest.param("SLEEP", marks=pytest.mark.slow)])
+def test_workers_leave_when_the_trainer_is_killed_even_from_a_step_that_hangs(tmp_path, doing):
     code = """
-        import os, signal
-        from scripted_environments import Scripted
+        import os, signal, time
+        from scripted_environments import *
+        from policy_gradients.environments.gymnasium.buffers import Layout
         from policy_gradients.environments.gymnasium.chunk import ChunkPlan
         from policy_gradients.environments.gymnasium.pool import WorkerPool
 
         pool = WorkerPool([ChunkPlan(Scripted, {}, None, w, w, 1) for w in range(2)])
+        shared = pool.attach(Layout(2, 2, (3,), "float32", (), "int32"))
+        pool.reset()
+        shared.action[:] = DOING
+        for worker in pool._workers:
+            worker.command(b"s")
+        time.sleep(0.1)
         print(*[worker.process.pid for worker in pool._workers], flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = run_script(tmp_path, code)
+    done = run_script(tmp_path, code.replace("DOING", doing))
     workers = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL and len(workers) == 2, done.stderr
     assert wait_until_gone(workers)
@@ -356,9 +368,11 @@ def test_counts_below_their_least_are_refused(simulator, bad):
         simulator(**bad)
 
 
-def test_box_actions_arrive_in_the_dtype_of_the_environment(simulator):
-    envs = simulator(scripted.Echo)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_box_actions_arrive_in_the_dtype_of_the_environment_and_may_be_kept(simulator, dtype):
+    envs = simulator(scripted.Echo, dtype=dtype)
     envs.reset(0)
+    envs.step(np.zeros((2, 2), np.float32))
     drawn = np.array([[-2, 0.5], [1, 2]], np.float32)
     np.testing.assert_array_equal(envs.step(drawn).obs, drawn)
     assert envs.spec.control_bounds.high.tolist() == [2, 2]

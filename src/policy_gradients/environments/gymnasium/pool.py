@@ -141,14 +141,10 @@ class WorkerPool:
         self._run(worker.STEP)
 
     def _run(self, code: bytes) -> None:
-        try:
-            for process in self._workers:
-                process.command(code)
-            for process in self._workers:
-                process.wait()
-        except BaseException:  # an interrupt too: answers that were not read would be taken for the next step's
-            self.close()
-            raise
+        for process in self._workers:
+            process.command(code)
+        for process in self._workers:
+            process.wait()
 
     def _await_environments(self) -> EnvInfo:
         infos = []

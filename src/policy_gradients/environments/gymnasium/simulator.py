@@ -161,7 +161,7 @@ class GymnasiumSimulator:
         except WorkerFailure as failure:
             self.close()
             self._report(name, failure)
-        except BaseException:
+        except BaseException:  # an interrupt too: answers that were not read would be taken for the next step's
             self.close()
             raise
 
