@@ -185,3 +185,10 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert compilation_cache() is None
+
+
+def test_modules_in_the_working_folder_can_be_environments_but_hide_no_library(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    run("--version")
+    assert sys.path[-1] == str(tmp_path)

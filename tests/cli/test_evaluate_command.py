@@ -1,5 +1,6 @@
 """`policy-gradients evaluate`: which policy, which environment, which episodes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -10,8 +11,8 @@ import pytest
 from policy_gradients.cli import evaluate as command
 from policy_gradients.deployment.bundle import write_bundle
 from policy_gradients.deployment.numpy_policy import load_policy
+from policy_gradients.environments import registry
 from policy_gradients.environments.base import Environment, EnvironmentSpec, Step, box
-from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import NormalizationConfig, init_statistics
 from policy_gradients.evaluation import video
@@ -22,7 +23,7 @@ from policy_gradients.training.config import EnvironmentConfig, Experiment, save
 @pytest.fixture(scope="module")
 def cartpole():
     """Four CartPoles that end after 20 steps at the latest, and a policy that knows nothing."""
-    env = make("CartPole-v1", 4, action_map="none", max_episode_steps=20, evaluation=True)
+    env = registry.make("CartPole-v1", 4, action_map="none", max_episode_steps=20, evaluation=True)
     yield env
     env.close()
 
@@ -164,3 +165,16 @@ def test_episodes_without_an_end_are_told_and_left_out():
 def test_no_finished_episode_at_all_is_an_error():
     with pytest.raises(UserError, match="no episode of My-v0 found an end"):
         command.summary(command.Played(np.array([np.nan]), np.array([0])), "My-v0", "deterministic")
+
+
+def test_scores_are_of_raw_rewards_and_whole_games(policy, clockwork, monkeypatch):
+    asked = {}
+
+    def remember(id, num_envs, **options):
+        asked.update(options)
+        return clockwork._replace(spec=replace(clockwork.spec, obs_space=box(-1, 1, (4,))))
+
+    monkeypatch.setattr(registry, "make", remember)
+    command.make_environment(policy, EnvironmentConfig("CartPole-v1", reward_clip=1.0, frame_stack=2), 2)
+    assert asked["evaluation"] is True and asked["action_map"] == "none" and "reward_clip" not in asked
+    assert asked["frame_stack"] == 2
