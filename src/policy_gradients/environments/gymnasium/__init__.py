@@ -36,7 +36,7 @@ def make_gymnasium(
             work must be under `if __name__ == "__main__":`.
         num_envs: N, copies stepped together.
         num_workers: Processes; None for one per available core (at most N), 0 for none: the environments then run
-            inside this process, and one that crashes ends it.
+            inside this process, which saves the round trip of some 20 µs a step, but one that crashes ends it.
         max_episode_steps: Environment steps after which an episode is truncated; None for the registered limit.
         **kwargs: For the environment's constructor.
 

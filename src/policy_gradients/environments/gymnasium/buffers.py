@@ -11,6 +11,10 @@ import numpy as np
 _ALIGNMENT = 64  # bytes, a cache line: no two arrays share one
 
 
+IDLE = -1
+"""The cursor of a worker that is in no environment."""
+
+
 class Layout(NamedTuple):
     """What decides the size and the place of every array."""
 

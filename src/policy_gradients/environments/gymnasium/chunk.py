@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policy_gradients.environments.gymnasium.buffers import Buffers
+from policy_gradients.environments.gymnasium.buffers import IDLE, Buffers
 
 
 class SpaceInfo(NamedTuple):
@@ -85,6 +85,8 @@ class Chunk:
             obs, _ = env.reset(seed=int(self.rows.seed[i]))
             self._write(self.rows.obs, i, obs, "reset")
 
+        self.cursor[0] = IDLE
+
     def step(self) -> None:
         """Steps every environment with its action, and resets the ones whose episode ended."""
         rows = self.rows
@@ -103,6 +105,7 @@ class Chunk:
             rows.reward[i] = float(reward)
             rows.terminated[i] = bool(terminated)
             rows.truncated[i] = bool(truncated)
+        self.cursor[0] = IDLE
 
     def close(self) -> None:
         """Closes every environment, each even where another's `close` raises."""

@@ -97,7 +97,7 @@ class _Worker:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"left with exit code {code}"
         self.crash_report.seek(0)
         trace = self.crash_report.read().decode(errors="replace").strip()
-        return WorkerFailure(self.index, f"ended its worker process, which {how}." + (f"\n{trace}" if trace else ""))
+        return WorkerFailure(self.index, f"ended a worker process, which {how}." + (f"\n{trace}" if trace else ""))
 
 
 class WorkerPool:

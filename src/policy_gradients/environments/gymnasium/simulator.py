@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from policy_gradients.environments.base import Discrete, EnvironmentFailure, EnvironmentSpec
-from policy_gradients.environments.gymnasium.buffers import Buffers, Layout, block_size, buffers
+from policy_gradients.environments.gymnasium.buffers import IDLE, Buffers, Layout, block_size, buffers
 from policy_gradients.environments.gymnasium.chunk import Chunk, ChunkPlan, EnvInfo
 from policy_gradients.environments.gymnasium.pool import WorkerFailure, WorkerPool
 from policy_gradients.environments.gymnasium.spaces import action_space, obs_space
@@ -73,8 +73,7 @@ class GymnasiumSimulator:
         kwargs: Mapping[str, Any],
     ) -> None:
         self._id = make if isinstance(make, str) else _name(make)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_workers = min(num_envs, cores if num_workers is None else num_workers)
+        num_workers = min(num_envs, _default_workers() if num_workers is None else num_workers)
         _check_counts(self._id, num_envs, num_workers, max_episode_steps)
         plans = _plans(make, num_envs, num_workers, max_episode_steps, kwargs)
         self._runner = self._start(plans, num_workers)
@@ -83,6 +82,7 @@ class GymnasiumSimulator:
             obs, action = self.spec.obs_space, self.spec.action_space
             layout = Layout(num_envs, num_workers, obs.shape, str(obs.dtype), action.shape, str(action.dtype))
             self._buffers = self._runner.attach(layout)
+            self._buffers.cursor[:] = IDLE
         except BaseException:
             self._runner.close()
             raise
@@ -142,7 +142,8 @@ class GymnasiumSimulator:
             classes, message = failure.error or ([], "")
             # A TypeError is also what a wrong option of the environment gives.
             if _BAD_REQUESTS & set(classes) or ("builtins.TypeError" in classes and "argument" in message):
-                raise UserError(f"Cannot make {self._id}: {message}") from failure
+                hint = " (install it, or put its folder on PYTHONPATH)" if "builtins.ImportError" in classes else ""
+                raise UserError(f"Cannot make {self._id}: {message}{hint}") from failure
             raise EnvironmentFailure(f"{self._id}: making the environment {failure.report}") from failure
 
     def _start_episodes(self) -> np.ndarray:
@@ -167,10 +168,18 @@ class GymnasiumSimulator:
 
     def _report(self, call: str, failure: WorkerFailure) -> NoReturn:
         row = int(self._buffers.cursor[failure.worker])
-        raise EnvironmentFailure(
-            f"{self._id}: {call} of environment {row} of {self.spec.num_envs} (seed {self._buffers.seed[row]}) "
-            f"{failure.report}"
-        ) from failure
+        if row == IDLE:
+            what = f"before {call}, something outside the environments (the system, short of memory?)"
+        else:
+            what = f"{call} of environment {row} of {self.spec.num_envs} (seed {self._buffers.seed[row]})"
+        raise EnvironmentFailure(f"{self._id}: {what} {failure.report}") from failure
+
+
+def _default_workers() -> int:
+    """One per core that this process may use; none where processes cannot inherit pipes (Windows)."""
+    if os.name != "posix":
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _name(make: Callable[..., Any]) -> str:
