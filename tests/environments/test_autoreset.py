@@ -1,5 +1,7 @@
 """The generic wrapper: batch axis, time limit, reset within the step, keys."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ def random_walk(num_envs, max_episode_steps=None):
 
 
 def roller(environment, num_steps):
-    """Compiled `(key, actions [T, N] or None) -> (last state, first obs, steps stacked to [T, N])`."""
+    """Compiled `(key, actions [T, N] or none) -> (last state, first obs, steps stacked to [T, N])`."""
     idle = jnp.zeros((num_steps, environment.spec.num_envs), jnp.int32)
 
     @jax.jit
@@ -61,58 +63,61 @@ def roller(environment, num_steps):
     return run
 
 
-def roll(environment, key, num_steps, **actions):
-    return roller(environment, num_steps)(key, **actions)
+count_to_four = functools.cache(lambda: roller(counting(3, length=4), 7))
+count_to_limit_three = functools.cache(lambda: roller(counting(3, length=99, max_episode_steps=3), 7))
+walk = functools.cache(lambda num_envs: roller(random_walk(num_envs, 7), 30))
+KEY = jax.random.key(3)
+
+
+def one_action(time, copy):
+    return jnp.zeros((7, 3), jnp.int32).at[time, copy].set(1)
 
 
 def test_the_final_observation_is_the_one_before_the_reset():
-    _, first, steps = roll(counting(3, length=4), jax.random.key(0), 5)
-    np.testing.assert_array_equal(steps.final_obs[:, :, 0], [[1] * 3, [2] * 3, [3] * 3, [4] * 3, [1] * 3])
+    _, first, steps = count_to_four()(KEY)
+    np.testing.assert_array_equal(steps.final_obs[:, :, 0], np.tile([[1], [2], [3], [4], [1], [2], [3]], (1, 3)))
     np.testing.assert_array_equal(steps.final_obs[:4, :, 1], np.tile(first[:, 1], (4, 1)))
-    np.testing.assert_array_equal(steps.obs[:, :, 0], [[1] * 3, [2] * 3, [3] * 3, [0] * 3, [1] * 3])
+    np.testing.assert_array_equal(steps.obs[:, :, 0], np.tile([[1], [2], [3], [0], [1], [2], [3]], (1, 3)))
     assert not np.any(np.isin(steps.obs[3, :, 1], first[:, 1])), "the next episode draws anew"
     np.testing.assert_array_equal(steps.obs[:3], steps.final_obs[:3])
 
 
 def test_the_reward_and_flags_of_the_last_step_belong_to_the_ended_episode():
-    _, _, steps = roll(counting(1, length=3), jax.random.key(0), 4)
-    np.testing.assert_array_equal(steps.reward[:, 0], [10, 20, 30, 10])
-    np.testing.assert_array_equal(steps.terminated[:, 0], [False, False, True, False])
+    _, _, steps = count_to_four()(KEY)
+    np.testing.assert_array_equal(steps.reward[:, 0], [10, 20, 30, 40, 10, 20, 30])
+    assert np.flatnonzero(steps.terminated[:, 0]).tolist() == [3]
     assert not steps.truncated.any()
     assert steps.valid.all()
 
 
 def test_a_time_limit_truncates_and_the_count_starts_again():
-    _, _, steps = roll(counting(2, length=99, max_episode_steps=3), jax.random.key(0), 7)
-    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, True, False, False, True, False])
+    _, _, steps = count_to_limit_three()(KEY)
+    assert np.flatnonzero(steps.truncated[:, 0]).tolist() == [2, 5]
     assert not steps.terminated.any()
     np.testing.assert_array_equal(steps.final_obs[:, 0, 0], [1, 2, 3, 1, 2, 3, 1])
 
 
 def test_an_end_of_the_process_restarts_the_count_of_the_time_limit():
-    actions = jnp.array([[0], [1], [0], [0], [0]], jnp.int32)
-    _, _, steps = roll(counting(1, length=99, max_episode_steps=3), jax.random.key(0), 5, actions=actions)
-    np.testing.assert_array_equal(steps.terminated[:, 0], [False, True, False, False, False])
-    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, False, False, True])
+    _, _, steps = count_to_limit_three()(KEY, one_action(time=1, copy=0))
+    assert np.flatnonzero(steps.terminated[:, 0]).tolist() == [1]
+    assert np.flatnonzero(steps.truncated[:, 0]).tolist() == [4]
 
 
 def test_both_flags_are_set_where_process_and_limit_end_together():
-    _, _, steps = roll(counting(1, length=3, max_episode_steps=3), jax.random.key(0), 3)
-    np.testing.assert_array_equal(steps.terminated[:, 0], [False, False, True])
-    np.testing.assert_array_equal(steps.truncated[:, 0], [False, False, True])
+    _, _, steps = count_to_limit_three()(KEY, one_action(time=2, copy=1))
+    assert np.flatnonzero(steps.terminated[:, 1]).tolist() == [2]
+    assert np.flatnonzero(steps.truncated[:, 1]).tolist() == [2, 5]
 
 
 def test_only_the_copy_that_ended_is_reset():
-    actions = jnp.array([[0, 1, 0]], jnp.int32)
-    _, first, steps = roll(counting(3, length=99), jax.random.key(0), 1, actions=actions)
+    _, first, steps = count_to_four()(KEY, one_action(time=0, copy=1))
     np.testing.assert_array_equal(steps.obs[0, :, 0], [1, 0, 1])
     np.testing.assert_array_equal(steps.obs[0, :, 1] == first[:, 1], [True, False, True])
 
 
 def test_a_copy_lives_the_same_life_whatever_the_number_of_copies():
-    key = jax.random.key(3)
-    _, first_few, few = roll(random_walk(2, 7), key, 30)
-    _, first_many, many = roll(random_walk(40, 7), key, 30)
+    _, first_few, few = walk(2)(KEY)
+    _, first_many, many = walk(40)(KEY)
     assert few.terminated.any() and few.truncated.any()
     np.testing.assert_array_equal(first_few, first_many[:2])
     for a, b in zip(few, many, strict=True):
@@ -120,11 +125,12 @@ def test_a_copy_lives_the_same_life_whatever_the_number_of_copies():
 
 
 def test_copies_episodes_and_steps_draw_different_numbers():
-    _, first, steps = roll(random_walk(5, 3), jax.random.key(0), 30)
+    _, first, steps = walk(40)(KEY)
     moves = np.asarray(steps.final_obs - np.concatenate([first[None], steps.obs[:-1]]))
     starts = np.asarray(steps.obs[steps.terminated | steps.truncated])
-    draws = np.concatenate([np.asarray(first).ravel(), starts.ravel(), moves.round(4).ravel()])
+    draws = np.concatenate([np.asarray(first).ravel(), starts.ravel(), moves.ravel()])
     assert len(np.unique(draws)) > 0.99 * len(draws)
+    assert abs(np.corrcoef(moves[:, :, 0].T)[np.triu_indices(40, 1)]).mean() < 0.2, "copies are uncorrelated"
 
 
 def test_reset_keys_are_never_step_keys():
@@ -133,11 +139,10 @@ def test_reset_keys_are_never_step_keys():
 
 
 def test_vmapped_seeds_equal_seeds_alone():
-    run = roller(random_walk(9, 5), 12)
-    keys = jax.random.split(jax.random.key(1), 2)
-    together = jax.vmap(lambda key: run(key)[1:])(keys)
+    keys = jax.random.split(KEY, 2)
+    together = jax.vmap(lambda key: walk(2)(key)[1:])(keys)
     for i, key in enumerate(keys):
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a, b[i]), run(key)[1:], together)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a, b[i]), walk(2)(key)[1:], together)
 
 
 @pytest.mark.parametrize("n", [1, 9, 300])
@@ -158,16 +163,17 @@ def test_gathering_the_ended_rows_equals_resetting_all(n):
 
 def test_a_step_that_draws_nothing_pays_for_no_key():
     environment = counting(64, length=9)
-    state, _ = environment.reset(jax.random.key(0))
+    state, _ = jax.eval_shape(environment.reset, KEY)
     step = lambda state: environment.step(state, jnp.zeros(64, jnp.int32))[1].final_obs  # noqa: E731
     assert "xor" not in jax.jit(step).lower(state).compile().as_text()
 
 
 def test_snapshot_and_restore_continue_the_same_trajectory():
     environment = random_walk(4, 5)
+    reset = jax.jit(environment.reset)
     run = jax.jit(lambda state: jax.lax.scan(environment.step, state, jnp.zeros((7, 4), jnp.int32)))
-    state, _ = run(environment.reset(jax.random.key(0))[0])
-    restored = environment.restore(environment.snapshot(state), environment.reset(jax.random.key(99))[0])
+    state, _ = run(reset(KEY)[0])
+    restored = environment.restore(environment.snapshot(state), reset(jax.random.key(99))[0])
     jax.tree.map(np.testing.assert_array_equal, run(state)[1], run(restored)[1])
 
 

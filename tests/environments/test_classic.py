@@ -55,7 +55,7 @@ def test_bad_input_is_refused_in_one_sentence(env_id, options, message):
 
 def test_the_time_limit_can_be_shortened():
     environment = make_classic("Pendulum-v1", 1, max_episode_steps=3)
-    state, _ = environment.reset(jax.random.key(0))
-    _, steps = jax.jit(lambda state: jax.lax.scan(environment.step, state, jnp.zeros((7, 1, 1))))(state)
+    run = jax.jit(lambda key: jax.lax.scan(environment.step, environment.reset(key)[0], jnp.zeros((7, 1, 1))))
+    _, steps = run(jax.random.key(0))
     assert np.flatnonzero(steps.truncated).tolist() == [2, 5]
     assert environment.spec.max_episode_steps == 3

@@ -1,5 +1,7 @@
 """Our classic control tasks stepped beside Gymnasium's, from the same states with the same actions."""
 
+import functools
+
 import gymnasium
 import jax
 import numpy as np
@@ -56,6 +58,13 @@ EPISODES = {
 }
 
 
+@functools.cache
+def ours(env_id, **options):
+    """Our environment with 1,000 copies, and its compiled reset and step."""
+    environment = make_classic(env_id, 1000, **options)
+    return environment.spec, jax.jit(environment.reset), jax.jit(environment.step)
+
+
 def theirs(env_id, **options):
     with pytest.MonkeyPatch.context() as patch:  # CartPole-v0 is "out of date" and says so
         patch.setattr(gymnasium.logger, "deprecation", lambda *args: None)
@@ -64,29 +73,38 @@ def theirs(env_id, **options):
 
 @pytest.mark.parametrize("name", EPISODES)
 def test_an_episode_equals_gymnasiums_step_by_step(name):
-    """Both are set to the same float32 state before every step, so the tolerance is float32's error of one step.
+    """Gymnasium plays it from float32 states; our 1,000 copies then step from all its states and step counts at once.
 
-    Observations reach 28 (Acrobot's speed) and rewards 100, where float32's spacing is 2e-6 and 8e-6.
+    The tolerance is float32's error of one step: observations reach 28 (Acrobot's speed) and rewards 100, where its
+    spacing is 2e-6 and 8e-6.
     """
     env_id, options, policy, ending = EPISODES[name]
-    other = theirs(env_id, **options)
-    ours = make_classic(env_id, 1, **options)
-    step = jax.jit(ours.step)
-    state, _ = ours.reset(jax.random.key(0))
-    other.reset(seed=3)
-    for elapsed in range(1, ours.spec.max_episode_steps + 1):
-        now = np.asarray(other.unwrapped.state, np.float32)
-        other.unwrapped.state = now.astype(np.asarray(other.unwrapped.state).dtype)
-        action = policy(now)
-        obs, reward, terminated, truncated, _ = other.step(action)
-        state, out = step(state._replace(raw=now[None]), np.asarray(action, ours.spec.action_space.dtype)[None])
-        np.testing.assert_allclose(out.final_obs[0], obs, rtol=2e-6, atol=2e-6)
-        np.testing.assert_allclose(out.reward[0], reward, rtol=2e-6, atol=2e-6)
-        assert (out.terminated[0], out.truncated[0]) == (terminated, truncated), f"step {elapsed}"
-        if terminated or truncated:
-            break
-    assert {"terminated": terminated, "truncated": truncated}[ending]
-    assert int(state.steps[0]) == 0, "the ended episode must have been reset within the step"
+    spec, reset, step = ours(env_id, **options)
+    befores, actions, results = play(theirs(env_id, **options), policy)
+    last = len(results) - 1
+    rows = np.minimum(np.arange(1000), last)
+    state = reset(jax.random.key(0))[0]._replace(raw=befores[rows], steps=rows.astype(np.int32))
+    state, out = step(state, actions.astype(spec.action_space.dtype)[rows])
+    obs, reward, terminated, truncated = (np.stack(column)[rows] for column in zip(*results, strict=True))
+    np.testing.assert_allclose(out.final_obs, obs, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(out.reward, reward, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(out.terminated, terminated)
+    np.testing.assert_array_equal(out.truncated, truncated)
+    assert {"terminated": terminated, "truncated": truncated}[ending][last]
+    np.testing.assert_array_equal(state.steps[: last + 1], [*range(1, last + 1), 0])
+
+
+def play(environment, policy):
+    """States before each step [T, …], actions [T, …] and the rows (obs, reward, terminated, truncated)."""
+    befores, actions, results = [], [], []
+    environment.reset(seed=3)
+    inner = environment.unwrapped
+    while not results or not (results[-1][2] or results[-1][3]):
+        befores.append(np.asarray(inner.state, np.float32))
+        inner.state = befores[-1].astype(np.asarray(inner.state).dtype)
+        actions.append(policy(befores[-1]))
+        results.append(environment.step(actions[-1])[:4])
+    return np.stack(befores), np.stack(actions), results
 
 
 # States from which one step crosses every bound that a task has, by half-width (MountainCar: its whole space).
@@ -103,15 +121,14 @@ BROAD = {
 def test_one_step_from_anywhere_equals_gymnasiums(env_id):
     """Acrobot at full speed meets forces of 1e3 rad/s² in a step of 0.2 s: its float32 error is 100 times larger."""
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if env_id == "Acrobot-v1" else {"rtol": 2e-6, "atol": 1e-5}
-    other, ours = theirs(env_id).unwrapped, make_classic(env_id, 500)
+    other, (spec, reset, step) = theirs(env_id).unwrapped, ours(env_id)
     rng = np.random.default_rng(0)
-    before = rng.uniform(*BROAD[env_id], (500, len(BROAD[env_id][0]))).astype(np.float32)
-    if isinstance(ours.spec.action_space, Box):
-        actions = rng.uniform(-3, 3, (500, 1)).astype(np.float32)
+    before = rng.uniform(*BROAD[env_id], (1000, len(BROAD[env_id][0]))).astype(np.float32)
+    if isinstance(spec.action_space, Box):
+        actions = rng.uniform(-3, 3, (1000, 1)).astype(np.float32)
     else:
-        actions = rng.integers(0, ours.spec.action_space.n, 500, np.int32)
-    state, _ = ours.reset(jax.random.key(0))
-    state, out = jax.jit(ours.step)(state._replace(raw=before), actions)
+        actions = rng.integers(0, spec.action_space.n, 1000, np.int32)
+    state, out = step(reset(jax.random.key(0))[0]._replace(raw=before), actions)
     other.reset(seed=0)
     ends = 0
     for i in range(500):
@@ -128,8 +145,8 @@ def test_one_step_from_anywhere_equals_gymnasiums(env_id):
 
 @pytest.mark.parametrize("env_id", CLASSIC_IDS)
 def test_first_observations_are_distributed_as_gymnasiums(env_id):
-    other, ours = theirs(env_id), make_classic(env_id, 2000)
-    samples = np.asarray(jax.jit(ours.reset)(jax.random.key(1))[1])
+    other, (_, reset, _) = theirs(env_id), ours(env_id)
+    samples = np.asarray(reset(jax.random.key(1))[1])
     others = np.stack([other.reset(seed=seed)[0] for seed in range(1000)])
     for ours_i, others_i in zip(samples.T, others.T, strict=True):
         if np.ptp(others_i) == 0:
@@ -143,7 +160,7 @@ def test_first_observations_are_distributed_as_gymnasiums(env_id):
 
 @pytest.mark.parametrize("env_id", CLASSIC_IDS)
 def test_spaces_and_limits_are_gymnasiums(env_id):
-    other, spec = theirs(env_id), make_classic(env_id, 1).spec
+    other, spec = theirs(env_id), ours(env_id)[0]
     np.testing.assert_array_equal(spec.obs_space.low, other.observation_space.low)
     np.testing.assert_array_equal(spec.obs_space.high, other.observation_space.high)
     assert spec.obs_space.dtype == other.observation_space.dtype
