@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
+import pytest
 from jaxtyping import install_import_hook
 
 with install_import_hook(
@@ -14,8 +15,23 @@ with install_import_hook(
     import policy_gradients  # noqa: F401
 
 import jax
+import optax
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def optax_under_strict_promotion():
+    """optax raises a Python float to an int32 power in Adam; everything else stays under strict promotion."""
+    correct = optax.tree.bias_correction
+
+    def relaxed(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return correct(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optax.tree, "bias_correction", relaxed)
+        yield

@@ -1,5 +1,7 @@
 """What every algorithm reports of an update, from the same quantities and under the same names (docs/metrics.md)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,12 +12,20 @@ from policy_gradients.types import ActorCritic, Array, LearnerState, Metrics, Pa
 
 
 def learning_metrics(
-    agent: ActorCritic, old: Params, state: LearnerState, seen: Transition, *, advantage: Array, returns: Array
+    agent: ActorCritic,
+    config: Any,
+    old: Params,
+    state: LearnerState,
+    seen: Transition,
+    *,
+    advantage: Array,
+    returns: Array,
 ) -> Metrics:
     """Metrics of the step from `old` to `state.params`, over the valid rows of the trajectory.
 
     Args:
         agent: The networks.
+        config: The algorithm's hyperparameters.
         old: Parameters before the update, those that acted.
         state: The learner after the update.
         seen: The trajectory as the networks saw it (normalised).
@@ -37,7 +47,7 @@ def learning_metrics(
         "train/advantage_mean": masked_mean(advantage, valid),
         "train/advantage_std": masked_std(advantage, valid),
         "train/return_mean": masked_mean(returns, valid),
-        "train/update_norm": optax.global_norm(moved),
+        "train/update_norm": optax.tree.norm(moved),
         "train/learning_rate": state.learning_rate,
         "train/n_updates": state.n_updates.astype(jnp.float32),
     }
@@ -47,6 +57,8 @@ def learning_metrics(
     statistics = state.statistics
     if statistics.obs is not None:
         metrics["normalizer/obs_count"] = statistics.obs.count.as_float()
+        clipped = jnp.abs(seen.obs).reshape(*valid.shape, -1) >= config.normalization.obs_clip
+        metrics["normalizer/obs_clip_fraction"] = masked_mean(jnp.mean(clipped, axis=-1, dtype=jnp.float32), valid)
     if statistics.reward is not None:
         metrics["normalizer/return_std"] = statistics.reward.std
     return metrics

@@ -78,4 +78,6 @@ def finish_update(
         statistics=norm.advance(config.normalization, before.statistics, trajectory, returns, config.gamma),
         step=before.step.add(jnp.sum(trajectory.valid, dtype=jnp.int32)),
     )
-    return after, learning_metrics(agent, before.params, after, seen, advantage=judgement.advantage, returns=returns)
+    return after, learning_metrics(
+        agent, config, before.params, after, seen, advantage=judgement.advantage, returns=returns
+    )

@@ -1,5 +1,6 @@
 """Proximal Policy Optimization with the clipped surrogate (Schulman et al., arXiv 1707.06347)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,13 +70,11 @@ def ppo_loss(agent: ActorCritic, config: PPOConfig, params: Params, batch: Batch
 
     ρ = exp(log π_θ(a|s) − log π_old(a|s)),  L_π = −⟨min(ρ Â, clip(ρ, 1−ε, 1+ε) Â)⟩,  L_V = ½⟨(V(s) − R̂)²⟩
     """
-    distribution = agent.policy(params, batch.obs)
+    distribution, value = agent.policy(params, batch.obs), agent.value(params, batch.obs)
     log_ratio = jnp.where(batch.valid, distribution.log_prob(batch.action) - batch.log_prob, 0.0)
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
     surrogate = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
-
-    value = agent.value(params, batch.obs)
     error = (value - batch.target) ** 2
     if config.value_clip_eps is not None:
         near = batch.value + jnp.clip(value - batch.value, -config.value_clip_eps, config.value_clip_eps)
@@ -100,7 +99,8 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
     """
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_eps))
     loss_and_gradient = jax.value_and_grad(partial(ppo_loss, agent, config), has_aux=True)
-    stops = config.target_kl is not None and config.lr_schedule != "kl_adaptive"
+    target_kl = math.inf if config.target_kl is None else config.target_kl
+    stop_at = math.inf if config.lr_schedule == "kl_adaptive" else STOP_AT * target_kl
 
     def gradient_step(unravel: Callable[[Array], Params], learner: tuple, batch: Batch) -> tuple[tuple, Array]:
         flat, opt_state, rate = learner
@@ -108,12 +108,12 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
             batch = batch._replace(advantage=standardize(batch.advantage, batch.valid))
         (loss, parts), gradient = loss_and_gradient(unravel(flat), batch)
         gradient = ravel_pytree(gradient)[0]
-        size = optax.global_norm(gradient)
-        updates, opt_state = optimizer.update(gradient, opt_state)
+        size = optax.tree.norm(gradient)
+        step, opt_state = optimizer.update(gradient, opt_state)
         if config.lr_schedule == "kl_adaptive":
-            rate = kl_adaptive(rate, parts[3], config.target_kl)
-        checks = jnp.stack([size, size > config.max_grad_norm, ~jnp.isfinite(loss + size)], dtype=jnp.float32)
-        return (flat - rate * updates, opt_state, rate), jnp.concatenate([parts, checks])
+            rate = kl_adaptive(rate, parts[3], target_kl)
+        checks = jnp.stack([size > config.max_grad_norm, ~jnp.isfinite(loss + size)]).astype(jnp.float32)
+        return (flat - rate * jnp.asarray(step), opt_state, rate), jnp.concatenate([parts, size[None], checks])
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         statistics, keys = state.statistics, jax.random.split(key, config.num_epochs)
@@ -123,8 +123,9 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
 
         def epoch(carry: tuple) -> tuple:
             index, learner, sums, _ = carry
-            again = config.recompute_advantages
-            judged = judge(agent, config, unravel(learner[0]), statistics, seen) if again else first
+            judged = first
+            if config.recompute_advantages:
+                judged = judge(agent, config, unravel(learner[0]), statistics, seen)
             if config.advantages == "batch":
                 judged = judged._replace(advantage=standardize(judged.advantage, seen.valid))
             batch = Batch(seen.obs, seen.action, seen.log_prob, *judged, seen.valid)
@@ -133,16 +134,16 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
             return index + 1, learner, sums + jnp.mean(steps, axis=0), jnp.mean(steps[:, 3])
 
         def goes_on(carry: tuple) -> Array:
-            return (carry[0] < config.num_epochs) & (carry[3] <= STOP_AT * config.target_kl if stops else True)
+            return (carry[0] < config.num_epochs) & (carry[3] <= stop_at)
 
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
-        start = (jnp.int32(0), (flat, state.opt_state, rate), jnp.zeros(len(STEP_METRICS)), jnp.float32(0))
+        start = (jnp.int32(0), (flat, state.opt_state, rate), jnp.zeros(len(STEP_METRICS), jnp.float32), jnp.float32(0))
         epochs_run, (flat, opt_state, rate), sums, _ = jax.lax.while_loop(goes_on, epoch, start)
 
-        steps = state.n_updates + epochs_run * config.num_minibatches
-        learnt = state._replace(params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=steps)
+        count = state.n_updates + epochs_run * config.num_minibatches
+        learnt = state._replace(params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=count)
         state, metrics = finish_update(agent, config, state, learnt, trajectory, seen, first)
-        means = dict(zip(STEP_METRICS, sums / epochs_run, strict=True))
-        return state, {**metrics, **means, "train/epochs_run": epochs_run.astype(jnp.float32)}
+        ran = epochs_run.astype(jnp.float32)
+        return state, {**metrics, **dict(zip(STEP_METRICS, sums / ran, strict=True)), "train/epochs_run": ran}
 
     return Algorithm(partial(init_learner, agent, optimizer, config, num_envs), update)

@@ -124,7 +124,7 @@ def _views(buffers: _Buffers, kinds: list[tuple[tuple[int, ...], np.dtype]], kno
         if array is None:
             size = max(1, int(np.prod(shape)) * dtype.itemsize)
             raw = (ctypes.c_byte * size).from_address(address)
-            array = np.frombuffer(raw, dtype, count=int(np.prod(shape))).reshape(shape)
+            array = np.frombuffer(memoryview(raw), dtype, count=int(np.prod(shape))).reshape(shape)
             if len(known) > 256:
                 known.clear()
             known[address, i] = array

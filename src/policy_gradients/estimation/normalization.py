@@ -43,7 +43,7 @@ class Count(NamedTuple):
 class Moments(NamedTuple):
     """Mean and (population) variance of all rows seen so far, per coordinate; 0 and 1 before the first."""
 
-    count: Count
+    count: Count  # pyright: ignore[reportIncompatibleMethodOverride]
     mean: Float[Array, "*shape"]
     var: Float[Array, "*shape"]
 
@@ -123,7 +123,7 @@ class NormalizationConfig:
         obs_clip: Bound of a normalised coordinate, in standard deviations (10 is the field's usual value).
         reward: Divide rewards by the running standard deviation of the discounted return (arXiv 2005.12729, §3).
         reward_scale: Constant factor on rewards before that (rl_games trains MuJoCo with 0.1 and `value`).
-        value: Train the critic on targets normalised by their running mean and variance (arXiv 2006.05990, C67).
+        value: Train the critic on targets normalised by their running mean and variance (arXiv 2006.05990, C66).
             Not together with `reward`. The critic's outputs rescale with the statistics of one update earlier.
     """
 
@@ -182,11 +182,21 @@ def normalize_value(statistics: Statistics, target: Float[Array, "*shape"]) -> F
 
 
 def normalize_transition(config: NormalizationConfig, statistics: Statistics, trajectory: Transition) -> Transition:
-    """The trajectory as networks and advantages see it: observations normalised, rewards scaled."""
+    """The trajectory as networks and advantages see it: observations normalised, rewards scaled.
+
+    Rows that are not valid become zeros: a NaN in one would survive a mask in the gradient, as 0 · NaN.
+    """
+
+    def clean(rows: Array) -> Array:
+        weight = trajectory.valid.reshape(*trajectory.valid.shape, *(1,) * (rows.ndim - trajectory.valid.ndim))
+        return jnp.where(weight, rows, jnp.zeros_like(rows))
+
     return trajectory._replace(
-        obs=normalize_obs(config, statistics, trajectory.obs),
-        next_obs=normalize_obs(config, statistics, trajectory.next_obs),
-        reward=scale_reward(config, statistics, trajectory.reward),
+        obs=clean(normalize_obs(config, statistics, trajectory.obs)),
+        action=clean(trajectory.action),
+        log_prob=clean(trajectory.log_prob),
+        reward=clean(scale_reward(config, statistics, trajectory.reward)),
+        next_obs=clean(normalize_obs(config, statistics, trajectory.next_obs)),
     )
 
 

@@ -30,7 +30,7 @@ class NetworkConfig:
         state_dependent_std: σ is a second output of the policy's head instead of a free parameter.
         log_std_range: Bounds of log σ; below −5 log-probabilities lose their float32 precision.
         policy_gain: Orthogonal gain of the policy's head; 0.01 starts near the middle of the action range
-            (arXiv 2006.05990, C56: the initial policy's last layer is the most important of the initialisations).
+            (arXiv 2006.05990, C57: the initial policy's last layer is the most important of the initialisations).
         value_gain: Orthogonal gain of the critic's head.
     """
 

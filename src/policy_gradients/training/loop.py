@@ -24,7 +24,7 @@ from policy_gradients.training.config import Experiment, config_hash, load_exper
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.progress import Progress, make_progress
-from policy_gradients.training.rollout import Carry, init_carry
+from policy_gradients.training.rollout import Carry
 from policy_gradients.training.setup import (
     CULPRITS,
     Parts,
@@ -33,6 +33,7 @@ from policy_gradients.training.setup import (
     forget_running_returns,
     initial_state,
     make_environment,
+    start_environments,
     with_cause,
 )  # fmt: skip
 from policy_gradients.training.signals import StopRequests
@@ -128,7 +129,8 @@ class _Session:
     ) -> None:
         self.experiment, self.run = experiment, run
         self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
-        self.exportable = agent is None
+        self.exportable = agent is None  # a bundle describes our networks only
+        self.film = experiment.video and self.exportable and make_env is None
         env = (make_env or partial(make_environment, experiment))(experiment.env.num_envs)
         try:
             self.parts: Parts = build(experiment, env, agent)
@@ -159,7 +161,7 @@ class _Session:
                 )
                 return Run(self.run, {**metrics, "status": stop.status})
             self._write_policy(state, metrics, "policy")
-            make_pictures(self.experiment, self.run, self.progress)
+            make_pictures(self.experiment, self.run, self.progress, film=self.film)
             return Run(self.run, {**metrics, "status": "finished"})
         finally:
             self.progress.close()
@@ -190,7 +192,7 @@ class _Session:
                 metrics |= self._evaluate(state, update)
             metrics["time/time_elapsed"] = self.elapsed + time.perf_counter() - began
             loggers.log(update, metrics)
-            self.progress.update(metrics["time/total_timesteps"], metrics)
+            self.progress.update(int(state.learner.step), metrics)
             if last or self._due(update, self.experiment.checkpoint.num_checkpoints):
                 self._save(state, update, metrics["time/time_elapsed"])
         return state, update, metrics
@@ -267,7 +269,7 @@ class _Session:
             f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
         )
         key = jax.random.fold_in(jax.random.fold_in(self.key, _RESET_STREAM), manifest["update"])
-        fresh = with_cause(init_carry, env, key)
+        fresh = with_cause(start_environments, env, key)
         window = saved["episodes"]._replace(
             running_return=fresh.episodes.running_return, running_length=fresh.episodes.running_length
         )

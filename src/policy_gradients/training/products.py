@@ -9,7 +9,8 @@ import numpy as np
 
 from policy_gradients.environments.base import Environment, EnvironmentSpec
 from policy_gradients.errors import UserError
-from policy_gradients.evaluation.evaluate import eval_metrics, make_evaluator
+from policy_gradients.estimation.normalization import Statistics
+from policy_gradients.evaluation.evaluate import Evaluator, eval_metrics, make_evaluator
 from policy_gradients.training.config import Experiment, config_hash
 from policy_gradients.training.progress import Progress
 from policy_gradients.types import ActorCritic, Key, LearnerState, Params
@@ -20,7 +21,7 @@ class Evaluation(NamedTuple):
 
     env: Environment
     deterministic: np.ndarray  # bool [N]
-    run: Callable[..., object]
+    run: Evaluator
 
     @classmethod
     def build(cls, experiment: Experiment, agent: ActorCritic, make_env: Callable[[int], Environment]) -> Self:
@@ -31,7 +32,7 @@ class Evaluation(NamedTuple):
         run = make_evaluator(agent, env, experiment.hyperparameters.normalization, episodes=1)
         return cls(env, np.arange(num_envs) < config.episodes, run)
 
-    def __call__(self, key: Key, params: Params, statistics: object) -> dict[str, float]:
+    def __call__(self, key: Key, params: Params, statistics: Statistics) -> dict[str, float]:
         """`eval/…` metrics under frozen statistics."""
         return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
 
@@ -55,8 +56,8 @@ def write_policy(
     )  # fmt: skip
 
 
-def make_pictures(experiment: Experiment, run: Path, progress: Progress) -> None:
-    """curve.png and video.mp4; one that cannot be made is skipped with a sentence, for the run itself succeeded."""
+def make_pictures(experiment: Experiment, run: Path, progress: Progress, *, film: bool) -> None:
+    """curve.png and, if asked for, video.mp4; one that cannot be made is skipped with a sentence: the run succeeded."""
     from policy_gradients.evaluation.plots import plot_runs
 
     try:
@@ -64,13 +65,14 @@ def make_pictures(experiment: Experiment, run: Path, progress: Progress) -> None
         progress.message(f"Learning curve: {run / 'curve.png'}")
     except UserError as error:
         progress.message(f"No learning curve: {error}")
-    if not experiment.video or not (run / "policy").is_dir():
+    if not film:
         return
     from policy_gradients.deployment.numpy_policy import load_policy
     from policy_gradients.evaluation.video import record_video
 
     try:
-        record_video(load_policy(run / "policy"), experiment.env.id, run / "video.mp4", seed=experiment.seed)
+        policy, options = load_policy(run / "policy"), experiment.env.kwargs
+        record_video(policy, experiment.env.id, run / "video.mp4", seed=experiment.seed, env_options=options)
         progress.message(f"Film: {run / 'video.mp4'}")
     except UserError as error:
         progress.message(f"No film: {error}")

@@ -1,6 +1,8 @@
 """From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ from policy_gradients.algorithms import ppo
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
 from policy_gradients.environments.host import take_failure
 from policy_gradients.errors import UserError
+from policy_gradients.estimation.batches import masked_mean
 from policy_gradients.networks.actor_critic import actor_critic, resolve_distribution
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.rollout import Carry, init_carry, rollout, rollout_metrics
@@ -35,7 +38,7 @@ class Parts(NamedTuple):
     env: Environment
     agent: ActorCritic
     algorithm: Algorithm
-    iteration: Callable[[Key, LearnerState, Carry], tuple[LearnerState, Carry, Metrics]]
+    iteration: Any  # jitted: (key, learner, carry) -> (learner, carry, metrics)
 
 
 class RunState(NamedTuple):
@@ -67,7 +70,13 @@ def make_agent(experiment: Experiment, spec: EnvironmentSpec) -> ActorCritic:
     """The networks that the experiment asks for, in the environment's shapes."""
     space = spec.action_space
     discrete = not isinstance(space, Box)
-    resolve_distribution(experiment.network.distribution, discrete)
+    distribution = resolve_distribution(experiment.network.distribution, discrete)
+    if distribution == "tanh_normal" and spec.action_map != "tanh":
+        raise UserError(
+            f"network.distribution: tanh_normal needs the action map tanh, but {spec.id} has {spec.action_map}"
+            f"{'' if spec.control_bounds is None or spec.control_bounds.bounded else ' (its actions are unbounded)'}; "
+            "use normal."
+        )
     if not discrete and len(space.shape) != 1:
         raise UserError(f"{spec.id}: actions of shape {space.shape} are not supported; flatten them to one axis.")
     obs = jax.ShapeDtypeStruct(spec.obs_space.shape, spec.obs_space.dtype)
@@ -93,6 +102,7 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         )
         learner, metrics = algorithm.update(learn_key, learner, trajectory)
         seen = rollout_metrics(carry.episodes, after.episodes, trajectory)
+        seen |= _saturation(trajectory, env.spec.action_map)
         return learner, after, {**metrics, **seen, **_nonfinite(trajectory)}
 
     return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
@@ -110,11 +120,25 @@ def _nonfinite(trajectory: Transition) -> Metrics:
     }
 
 
+def _saturation(trajectory: Transition, action_map: str) -> Metrics:
+    """The share of action coordinates at or beyond the bounds: |u| ≥ 1 where actions are clipped, |tanh u| > 0.99."""
+    if action_map == "none":
+        return {}
+    bound = 1.0 if action_map == "clip" else math.atanh(0.99)
+    outside = jnp.mean(jnp.abs(trajectory.action) >= bound, axis=-1, dtype=jnp.float32)
+    return {"rollout/action_saturation": masked_mean(outside, trajectory.valid)}
+
+
 def initial_state(parts: Parts, seed: int) -> RunState:
     """A learner that knows nothing and environments that have just been reset."""
     learner_key, env_key = jax.random.split(jax.random.key(seed))
     learner = jax.jit(parts.algorithm.init)(learner_key)
-    return RunState(learner, with_cause(init_carry, parts.env, env_key))
+    return RunState(learner, with_cause(start_environments, parts.env, env_key))
+
+
+def start_environments(env: Environment, key: Key) -> Carry:
+    """The environments reset. Compiled, so that no two arrays of the carry share a buffer that is later given away."""
+    return jax.jit(partial(init_carry, env))(key)
 
 
 def forget_running_returns(learner: LearnerState) -> LearnerState:
