@@ -5,9 +5,10 @@ brings JAX into the process.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # which type checkers take for true; importing it from `typing` would double the import's time
 
 _HOMES = {
     "policy_gradients.algorithms": ("PPOConfig", "ppo"),
@@ -69,16 +70,52 @@ if TYPE_CHECKING:
     from policy_gradients.types import LearnerState as LearnerState
     from policy_gradients.types import Transition as Transition
 
-__all__ = sorted([*_HOME, "__version__"])
+else:  # hidden from type checkers, so that they see a misspelt name
+
+    def __getattr__(name: str) -> object:
+        """Imports a public name on first use (PEP 562)."""
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__all__ = [
+    "ActorCritic",
+    "Algorithm",
+    "Categorical",
+    "CheckpointConfig",
+    "Environment",
+    "EnvironmentConfig",
+    "EnvironmentFailure",
+    "EnvironmentSpec",
+    "EvaluationConfig",
+    "Experiment",
+    "LearnerState",
+    "LoggingConfig",
+    "NetworkConfig",
+    "Normal",
+    "NormalizationConfig",
+    "PPOConfig",
+    "Run",
+    "Step",
+    "TanhNormal",
+    "TrainingDiverged",
+    "Transition",
+    "UserError",
+    "__version__",
+    "actor_critic",
+    "gae",
+    "load_experiment",
+    "load_policy",
+    "make",
+    "plot_runs",
+    "ppo",
+    "record_video",
+    "resume",
+    "train",
+]
 
 
 def __dir__() -> list[str]:

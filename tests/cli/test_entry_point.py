@@ -122,6 +122,7 @@ def test_loading_a_policy_does_not_bring_jax():
 
 
 def test_every_public_name_can_be_had():
+    assert set(policy_gradients.__all__) == {*policy_gradients._HOME, "__version__"}
     for name in policy_gradients.__all__:
         assert getattr(policy_gradients, name) is not None
 

@@ -121,8 +121,10 @@ def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tupl
 
     def simulate(key: jax.Array, env_state: Any) -> tuple[Any, jax.Array]:
         shape = (config.num_steps, num_envs, *space.shape)
-        box = isinstance(space, Box)
-        actions = jax.random.normal(key, shape) if box else jax.random.randint(key, shape, 0, space.n)
+        if isinstance(space, Box):
+            actions = jax.random.normal(key, shape)
+        else:
+            actions = jax.random.randint(key, shape, 0, space.n)
         env_state, out = jax.lax.scan(env.step, env_state, actions)
         return env_state, jnp.sum(out.reward)  # which nothing may leave uncomputed
 
