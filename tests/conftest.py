@@ -3,19 +3,17 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 import pytest
 from jaxtyping import install_import_hook
 
-with install_import_hook(
+install_import_hook(
     ["policy_gradients.distributions", "policy_gradients.estimation", "policy_gradients.optimization"],
     "beartype.beartype",
-):
-    import policy_gradients  # noqa: F401
+)
 
-import jax
-import optax
+import jax  # noqa: E402, after the hook that checks our annotations
+import optax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

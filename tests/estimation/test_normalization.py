@@ -47,6 +47,11 @@ def test_a_count_is_exact_past_what_float32_and_int32_hold(start):
     np.testing.assert_allclose(count(start).as_float(), start, rtol=1e-7)
 
 
+def test_many_additions_carry_from_word_to_word():
+    total = jax.jit(lambda: jax.lax.fori_loop(0, 9, lambda i, c: c.add(jnp.int32(2**30 - 1)), Count.zero()))()
+    assert int(total) == 9 * (2**30 - 1)
+
+
 def test_a_count_of_rows_goes_on_past_the_last_integer_of_float32():
     moments = init_moments((D,))._replace(count=count(2**24))
     for k in range(1, 4):
@@ -248,4 +253,17 @@ def test_a_transition_is_seen_with_one_set_of_statistics():
     np.testing.assert_array_equal(seen.obs, normalize(moments, rows.obs, 10.0))
     np.testing.assert_array_equal(seen.next_obs, normalize(moments, rows.next_obs, 10.0))
     for name in ("action", "log_prob", "terminated", "truncated", "valid"):
-        assert getattr(seen, name) is getattr(rows, name)
+        np.testing.assert_array_equal(getattr(seen, name), getattr(rows, name))
+
+
+def test_dummy_rows_of_nan_are_seen_as_zeros():
+    """A NaN that a mask hides from a loss comes back in the gradient as 0 · NaN."""
+    valid = np.ones((T, N), bool)
+    valid[3] = False
+    config = NormalizationConfig()
+    statistics = init_statistics(config, jax.ShapeDtypeStruct((D,), jnp.float32), N)
+    seen = normalize_transition(config, statistics, trajectory(valid))
+    for name in ("obs", "next_obs", "reward", "action", "log_prob"):
+        rows = np.asarray(getattr(seen, name))
+        assert np.isfinite(rows).all() and rows[valid].all()
+        assert not rows[~valid].any()

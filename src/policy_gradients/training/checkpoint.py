@@ -69,7 +69,7 @@ def save_checkpoint(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Ma
     except OSError as error:
         raise _cannot_save(folder, error) from error
     try:
-        blob = dump_tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        blob = dump_tensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
         facts = {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(blob).hexdigest(), **manifest}
         _write(unfinished / "state.safetensors", blob)
         _write(unfinished / "manifest.json", json.dumps(facts, indent=1).encode())
@@ -148,8 +148,13 @@ def _replace(source: Path, target: Path) -> None:
     if target.exists():
         aside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
         os.replace(target, aside / "old")
-        os.replace(source, target)
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.replace(source, target)
+        except OSError:
+            os.rename(aside / "old", target)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     else:
         os.replace(source, target)
     descriptor = os.open(target.parent, os.O_RDONLY)

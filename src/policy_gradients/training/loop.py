@@ -206,9 +206,13 @@ class _Session:
     def _iterate(self, program: Callable[..., Any], state: RunState, update: int) -> tuple[RunState, dict[str, float]]:
         try:
             learner, carry, metrics = with_cause(program, jax.random.fold_in(self.key, update), *state)
-        except EnvironmentFailure:
-            if self.parts.env.spec.on_host and not self.parts.env.spec.exact_resume:
+        except EnvironmentFailure as failure:
+            if not self.parts.env.spec.exact_resume:
                 self._save(state, update)  # nothing of the simulator is in it, so what was learnt is kept
+            failure.add_note(
+                f"What was learnt is kept in {ckpt.latest_checkpoint(self.run)}; continue: policy-gradients resume "
+                f"{self.run}"
+            )
             raise
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if any(count > 0 for name, count in numbers.items() if "/nonfinite" in name):
