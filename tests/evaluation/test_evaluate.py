@@ -1,5 +1,6 @@
 """Evaluation: which episodes count, under which policy and which statistics."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ def mixed_lengths(n: int) -> Environment:
 
 
 def action_is_reward(n: int, limit: int | None = None, ends: bool = True) -> Environment:
-    """The reward is the action; the observation is 2 and grows by 1; 3 steps, or as many as the limit allows."""
+    """The reward is the action; the observation is 2 and grows by 1; 3 steps, if it ends, or up to the limit."""
     none = jnp.zeros(n, bool)
 
     def reset(key: jax.Array) -> tuple[Any, jax.Array]:
@@ -64,7 +65,7 @@ def action_is_reward(n: int, limit: int | None = None, ends: bool = True) -> Env
 
     def step(t: jax.Array, action: jax.Array) -> tuple[Any, Step]:
         t = t + 1
-        terminated = none if limit or not ends else t >= 3
+        terminated = t >= 3 if ends else none
         truncated = t >= limit if limit else none
         return autoreset(t, 0 * t, 2 + t, 2 + 0 * t, action[:, 0], terminated, truncated)
 
@@ -143,16 +144,24 @@ def test_every_observation_is_normalised_by_statistics_that_stay(three_steps: An
 
 
 def test_a_limit_of_the_environment_truncates() -> None:
-    env = action_is_reward(2, limit=5)
+    env = action_is_reward(2, limit=5, ends=False)
     episodes = make_evaluator(AGENT, env, CONFIG, episodes=3)(jax.random.key(0), ONE, NOTHING_SEEN, True)
     np.testing.assert_allclose(episodes.returns, 2 + 3 + 4 + 5 + 6)
     np.testing.assert_array_equal(episodes.lengths, 5)
     assert episodes.truncated.all()
 
 
+def test_an_episode_that_ends_at_its_limit_was_not_cut() -> None:
+    env = action_is_reward(2, limit=3)
+    episodes = make_evaluator(AGENT, env, CONFIG, episodes=1)(jax.random.key(0), ONE, NOTHING_SEEN, True)
+    assert (episodes.lengths == 3).all() and not episodes.truncated.any()
+
+
 def test_dummy_rows_of_a_host_simulator_leave_no_trace(three_steps: Any) -> None:
     evaluate, _ = three_steps
-    host = make_evaluator(AGENT, host_environment(NextStepAutoreset(4)), CONFIG, episodes=2)
+    simulator = NextStepAutoreset(4)
+    simulator.spec = replace(simulator.spec, max_episode_steps=3)  # the time allowed must have room for dummies
+    host = make_evaluator(AGENT, host_environment(simulator), CONFIG, episodes=2)
     for _ in range(2):  # the second call starts with a fresh reset
         found = host(jax.random.key(0), ONE, NOTHING_SEEN, True)
         jax.tree.map(np.testing.assert_array_equal, found, evaluate(jax.random.key(0), ONE, NOTHING_SEEN, True))

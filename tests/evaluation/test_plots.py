@@ -94,6 +94,11 @@ def test_a_curve_holds_the_updates_that_logged_both_metrics(tmp_path: Path) -> N
     assert run.curve(STEPS, "train/none").x.size == 0
 
 
+def test_a_curve_is_in_the_order_of_its_axis(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    np.testing.assert_array_equal(run._replace(rows=run.rows[::-1]).curve(STEPS, TRAINING), run.curve(STEPS, TRAINING))
+
+
 def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"a{seed}", seed=seed, gamma=0.99) for seed in range(3)]
     folders += [make_run(tmp_path / f"b{seed}", seed=seed, gamma=0.9) for seed in range(2)]
@@ -133,6 +138,7 @@ def test_one_run_shows_training_and_both_evaluations(tmp_path: Path, drawn: Call
     figure = drawn([make_run(tmp_path / "run", seed=3)])
     lines = {tuple(line.get_ydata()) for line in figure.axes[0].lines}
     assert lines == {(403, 903), (360, 810), tuple(range(23, 94, 10))}
+    assert 10_000 < figure.axes[0].get_xlim()[1] < 11_000
     written = texts(figure)
     for expected in ("PPO · Toy-v0 · seed 3", "training", "deterministic", "sampled", "10,000 steps in 1:30 min"):
         assert expected in written
@@ -186,14 +192,18 @@ def test_a_run_without_evaluations_shows_its_training(tmp_path: Path, drawn: Cal
     assert len(drawn([run]).axes[0].lines) == 1
 
 
-def test_the_picture_is_written_and_nothing_of_matplotlib_is_changed(tmp_path: Path) -> None:
-    before = dict(matplotlib.rcParams)
-    plot_runs([make_run(tmp_path / "run")], tmp_path / "curve.png")
-    picture = matplotlib.image.imread(tmp_path / "curve.png")
-    assert picture.shape == (720, 1200, 4)
-    assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 100
-    assert dict(matplotlib.rcParams) == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["curve.png", "run"]
+def test_the_picture_is_the_same_under_any_style_and_leaves_it_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    plot_runs([run], tmp_path / "plain.png")
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
+        before = dict(matplotlib.rcParams)
+        plot_runs([run], tmp_path / "styled.png")
+        assert dict(matplotlib.rcParams) == before
+    plain, styled = (matplotlib.image.imread(tmp_path / name) for name in ("plain.png", "styled.png"))
+    assert plain.shape == (720, 1200, 4)
+    assert len(np.unique(plain.reshape(-1, 4), axis=0)) > 100
+    np.testing.assert_array_equal(plain, styled)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["plain.png", "run", "styled.png"]
 
 
 @pytest.mark.parametrize(

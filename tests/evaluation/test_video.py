@@ -179,6 +179,16 @@ def test_a_film_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_half_a_film_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "ffmpeg"
+    broken.write_text('#!/bin/sh\nfor last; do :; done\necho half > "$last"\necho "the disk is full" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+    with pytest.raises(RenderingUnavailable, match="cannot be written: the disk is full"):
+        record_video(constant, "Painting-v0", tmp_path / "film.mp4")
+    assert [file.name for file in tmp_path.iterdir()] == ["ffmpeg"]
+
+
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RenderingUnavailable, match="cannot be written"):
         record_video(constant, "Painting-v0", tmp_path / "nowhere" / "film.mp4")

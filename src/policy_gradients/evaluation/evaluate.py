@@ -126,7 +126,7 @@ def _note(at: _Progress, out: Any, k: int) -> _Progress:
     total = at.running_return + jnp.where(out.valid, out.reward, 0.0)
     length = at.running_length + out.valid.astype(jnp.int32)
     done = (out.terminated | out.truncated) & out.valid
-    slot = jnp.where(done & (at.finished < k), at.finished, k)  # slot k does not exist: what is put there is dropped
+    slot = jnp.where(done, at.finished, k)  # slots from k on do not exist: what is put there is dropped
     rows = jnp.arange(slot.shape[0])
 
     def put(kept: Array, new: Array) -> Array:
