@@ -72,6 +72,17 @@ def test_an_impossible_action_is_never_drawn_and_leaves_everything_finite():
     assert set(np.asarray(samples).tolist()) == {0, 2}
 
 
+def test_gradients_are_finite_where_an_action_is_impossible():
+    logits = jnp.array([0.0, -jnp.inf, 1.0])
+    q = Categorical(jnp.array([1.0, -jnp.inf, 0.0]))
+
+    def everything(logits):
+        p = Categorical(logits)
+        return p.entropy() + p.kl(q) + q.kl(p)
+
+    assert np.isfinite(jax.jit(jax.grad(everything))(logits)).all()
+
+
 def test_gradients_are_finite_where_an_action_is_all_but_impossible():
     logits = jnp.array([[0.0, -200.0, 200.0]])
     q = Categorical(jnp.zeros((1, 3)))
