@@ -65,7 +65,7 @@ def draws(tmp_path_factory):
         patch.setattr(jax.random, "bits", watched("shuffle", jax.random.bits))
         patch.setattr(jax.random, "uniform", watched("environment", jax.random.uniform))
         patch.setattr(jax.nn.initializers, "orthogonal", lambda *args: watched("weights", make_orthogonal(*args)))
-        patch.setattr(loop, "make_pictures", lambda *args: None)
+        patch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
         loop.train(EXPERIMENT, tmp_path_factory.mktemp("run") / "run", make_env=noise_environment)
         jax.effects_barrier()
     return consumed
