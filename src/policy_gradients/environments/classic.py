@@ -107,6 +107,11 @@ def _same(state: Array) -> Array:
     return state
 
 
+def _wrap(angle: Array) -> Array:
+    """The same angle in [−π, π]."""
+    return angle - 2 * jnp.pi * jnp.round(angle / (2 * jnp.pi))
+
+
 # CartPole: state (x, ẋ, θ, θ̇) in metres and radians, θ = 0 upright. Pole 0.1 kg, cart 1 kg, half the pole 0.5 m.
 _X_LIMIT = 2.4
 _THETA_LIMIT = 12 * 2 * math.pi / 360
@@ -173,9 +178,8 @@ def _acrobot_step(key: Array, state: Array, action: Array) -> tuple[Array, ...]:
     k3 = _acrobot_derivative(state + dt / 2 * k2, torque)
     k4 = _acrobot_derivative(state + dt * k3, torque)
     state = state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)  # Runge–Kutta of fourth order
-    angles = state[:2] - 2 * jnp.pi * jnp.round(state[:2] / (2 * jnp.pi))
     bound = jnp.array(_ACROBOT_MAX_SPEED)
-    state = jnp.concatenate([angles, jnp.clip(state[2:], -bound, bound)])
+    state = jnp.concatenate([_wrap(state[:2]), jnp.clip(state[2:], -bound, bound)])
     terminated = -jnp.cos(state[0]) - jnp.cos(state[1] + state[0]) > 1  # the tip is one link above the pivot
     return state, _acrobot_observe(state), jnp.where(terminated, 0.0, -1.0), terminated
 
@@ -202,7 +206,7 @@ def _pendulum_observe(state: Array) -> Array:
 def _pendulum_step(key: Array, state: Array, action: Array, g: float) -> tuple[Array, ...]:
     torque, dt = jnp.clip(action[0], -2.0, 2.0), 0.05
     # Gymnasium lets θ grow and wraps it only in the reward; float32 would lose digits as it grows.
-    theta = jnp.mod(state[0] + jnp.pi, 2 * jnp.pi) - jnp.pi
+    theta = _wrap(state[0])
     reward = -(theta**2 + 0.1 * state[1] ** 2 + 0.001 * torque**2)
     speed = jnp.clip(state[1] + (3 * g / 2 * jnp.sin(theta) + 3 * torque) * dt, -8.0, 8.0)
     state = jnp.stack([theta + speed * dt, speed])
