@@ -1,6 +1,7 @@
 """policy_gradients as a contestant: the compiled iteration (rollout and update) with its metrics fetched.
 
-Settings: {"experiment": an Experiment as plain data, "return_steps": when to note the return}.
+Settings: {"experiment": an Experiment as plain data, "return_steps": when to note the return, "cache": folder of the
+compilation cache; by default an empty one, so that compile time is that of a first run}.
 """
 
 import math
@@ -17,7 +18,7 @@ class Trainer:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-        os.environ["XDG_CACHE_HOME"] = os.getcwd()  # an empty folder: compile time is that of a first run
+        os.environ["XDG_CACHE_HOME"] = settings.get("cache") or os.getcwd()
         from policy_gradients.cli.runtime import start_jax
 
         start_jax()

@@ -3,7 +3,6 @@
 Settings: {"setting": fields of a PPOSetting, "threads": of PyTorch, "processes": step environments in processes}.
 """
 
-import os
 import warnings
 from typing import Any
 
@@ -65,7 +64,8 @@ def start(settings: dict[str, Any]) -> tuple[dict, dict]:
     """Builds the model and runs one iteration to warm up."""
     trainer = Trainer(settings)
     trainer.iterate()
-    facts = {"versions": versions(), "pytorch_threads": settings["threads"], "pid": os.getpid()}
+    used = ("stable_baselines3", "torch", "gymnasium", "mujoco", "numpy")
+    facts = {"versions": versions(used), "pytorch_threads": settings["threads"]}
     return facts, {"measure": trainer.measure, "return": trainer.reached}
 
 

@@ -61,14 +61,14 @@ def train(options: argparse.Namespace, seed: int, run: Path) -> int:
 
 def judge(run: Path, seed: int) -> dict[str, Any]:
     """Returns of 100 deterministic and 100 stochastic episodes of the run's last policy; nothing if it has none."""
-    from policy_gradients.cli.evaluate import COPIES, find_bundle, make_environment, play
+    from policy_gradients.cli.evaluate import COPIES, make_environment, play
     from policy_gradients.deployment.numpy_policy import load_policy
+    from policy_gradients.training.config import load_experiment
 
     if not (run / "policy" / "policy.json").is_file():
         return {}
-    bundle = find_bundle(run)
-    policy, fresh = load_policy(bundle), FIRST_EVALUATION_SEED + seed
-    env = make_environment(policy, bundle, min(EPISODES, COPIES))
+    policy, fresh = load_policy(run / "policy"), FIRST_EVALUATION_SEED + seed
+    env = make_environment(policy, load_experiment(run / "config.yaml").env, min(EPISODES, COPIES))
     try:
         played = {
             kind: play(policy, env, EPISODES, deterministic=kind == "deterministic", seed=fresh)

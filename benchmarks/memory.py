@@ -1,15 +1,15 @@
 """Resident memory: the peak of a HalfCheetah run beside Stable-Baselines3's, and growth over a thousand updates.
 
 Peaks are VmHWM, summed over a run's processes. Libraries are compared on training alone, with the same settings; the
-whole command `policy-gradients train`, with its evaluations, learning curve and film, stands beside. Growth is the
-resident memory of that command after update 1,000 less that after update 10.
+whole command `policy-gradients train`, with its evaluations, learning curve and film, stands beside. Ours is stated for
+a first run, whose peak is that of the compiler, and for a later one, which finds its programs in the compilation cache.
+Growth is the resident memory of the command after update 1,000 less that after update 10.
 
     python benchmarks/memory.py --peer-python path/to/python/with/stable-baselines3
 """
 
 import argparse
 import math
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +33,9 @@ COMMAND, OURS, PEER = (
     "Stable-Baselines3, training",
 )
 
+CACHES = ("first run", "later run")
+"""With an empty compilation cache, and with the one that the first run leaves."""
+
 
 def training_peak(name: str, script: str, settings: dict[str, Any], python: str) -> dict[str, Any]:
     """Peak memory of a contestant that trains to its `return_steps`, MiB."""
@@ -45,16 +48,16 @@ def training_peak(name: str, script: str, settings: dict[str, Any], python: str)
         }
 
 
-def command_peak(setting: PPOSetting, folder: Path) -> dict[str, Any]:
+def command_peak(setting: PPOSetting, folder: Path, name: str) -> dict[str, Any]:
     """Peak memory of the command, sampled ten times a second so that processes it ended count too, MiB."""
     peak = 0.0
-    process = _train(setting, folder, setting.return_steps)
+    process = _train(setting, folder, name, setting.return_steps)
 
     def look() -> None:
         nonlocal peak
         peak = max(peak, peak_mib(process.pid))
 
-    _follow(process, look, 0.1, folder)
+    _follow(process, look, 0.1, folder / f"{name}.log")
     return {"peak_mib": peak, "steps": setting.return_steps, "versions": versions()}
 
 
@@ -62,7 +65,7 @@ def growth(setting: PPOSetting, folder: Path) -> dict[str, Any]:
     """Resident memory after each of `UPDATES`, MiB; evaluation is off, as its first one compiles its own program."""
     seen: dict[int, float] = {}
     total = (UPDATES[-1] + 50) * setting.num_envs * setting.num_steps
-    process = _train(setting, folder, total, "--evaluation.num-evaluations", "0", "--no-video")
+    process = _train(setting, folder, "run", total, "--evaluation.num-evaluations", "0", "--no-video")
     lines = _LineCount(folder / "run" / "metrics.jsonl")
 
     def look() -> None:
@@ -71,7 +74,7 @@ def growth(setting: PPOSetting, folder: Path) -> dict[str, Any]:
             if update not in seen and done >= update:
                 seen[update] = resident_mib(process.pid)
 
-    _follow(process, look, 0.005, folder)
+    _follow(process, look, 0.005, folder / "run.log")
     return {"resident_mib": {str(update): mib for update, mib in seen.items()}, "growth_mib": seen[1000] - seen[10]}
 
 
@@ -92,39 +95,45 @@ class _LineCount:
         return self._lines
 
 
-def _train(setting: PPOSetting, folder: Path, total_steps: int, *flags: str) -> subprocess.Popen:
+def _train(setting: PPOSetting, folder: Path, name: str, total_steps: int, *flags: str) -> subprocess.Popen:
     import yaml
 
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(setting.experiment()), encoding="utf-8")
     command = [sys.executable, "-c", CONSOLE_SCRIPT, "train", "ppo", "--preset", "none", "--config", str(config)]
-    command += ["--run-dir", str(folder / "run"), "--total-steps", str(total_steps), *flags]
-    with (folder / "output").open("wb") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, env=source_environment(), cwd=folder)
+    command += ["--run-dir", str(folder / name), "--total-steps", str(total_steps), *flags]
+    variables = {**source_environment(), "XDG_CACHE_HOME": str(folder)}
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    with (folder / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=folder)
 
 
-def _follow(process: subprocess.Popen, look: Callable[[], None], every: float, folder: Path) -> None:
+def _follow(process: subprocess.Popen, look: Callable[[], None], every: float, log: Path) -> None:
     try:
         watch(process.pid, lambda: process.poll() is not None, look, every)
         if process.wait() != 0:
-            raise RuntimeError(f"train failed: {(folder / 'output').read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(f"train failed: {log.read_text(errors='replace')[-2000:]}")
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             process.wait(60)
 
 
 def measure_peaks(options: argparse.Namespace, setting: PPOSetting) -> dict[str, Any]:
     """Peaks of all contestants, MiB."""
-    ours = {"experiment": setting.experiment(), "return_steps": setting.return_steps}
-    peaks = {OURS: training_peak(OURS, "contestant_ours.py", ours, sys.executable)}
+    peaks: dict[str, Any] = {}
     if can_import(options.peer_python, "stable_baselines3"):
         peer = {"setting": setting.plain(), "threads": 1, "processes": False}
         peaks[PEER] = training_peak(PEER, "contestant_sb3.py", peer, options.peer_python)
     else:
         print("Stable-Baselines3 is left out: it is not installed for --peer-python.", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        peaks[COMMAND] = command_peak(setting, Path(folder))
+        ours = {"experiment": setting.experiment(), "return_steps": setting.return_steps, "cache": folder}
+        for run in CACHES:
+            peaks[f"{OURS}, {run}"] = training_peak(OURS, "contestant_ours.py", ours, sys.executable)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        for run in CACHES:
+            peaks[f"{COMMAND}, {run}"] = command_peak(setting, Path(folder), run.replace(" ", "-"))
     return {"peaks": peaks}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from contest import ROOT
 
-LIBRARIES = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "optax", "envpool", "stable_baselines3", "torch")
+LIBRARIES = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "optax")
+"""What decides the figures of this library."""
 
 
 class Report:

@@ -43,11 +43,10 @@ def _humanoid(minibatch: int, num_epochs: int) -> PPOSetting:
     return PPOSetting("Humanoid-v4", 64, 64, minibatch, num_epochs, hidden=(256, 256))
 
 
-def _cartpole(num_steps: int, minibatch: int, num_epochs: int, hidden: tuple[int, ...], rate: float) -> PPOSetting:
+def _cartpole(num_steps: int, minibatch: int, num_epochs: int, hidden: tuple[int, ...], **rates: float) -> PPOSetting:
     return PPOSetting(
-        "CartPole-v1", 1024, num_steps, minibatch, num_epochs, hidden, learning_rate=rate,
-        normalize=False, return_steps=5_000_000,
-    )  # fmt: skip
+        "CartPole-v1", 1024, num_steps, minibatch, num_epochs, hidden, normalize=False, return_steps=5_000_000, **rates
+    )
 
 
 SECTIONS = {
@@ -56,10 +55,10 @@ SECTIONS = {
     "halfcheetah-256": Section(_cheetah(256, 16, 2048, 5), (MUJOCO, ENVPOOL)),
     "humanoid-5-epochs": Section(_humanoid(1024, 5), (MUJOCO, ENVPOOL)),
     "humanoid-1-epoch": Section(_humanoid(1024, 1), (MUJOCO, ENVPOOL)),
-    "cartpole-64x64-4-epochs": Section(_cartpole(32, 8192, 4, (64, 64), 1e-3), ()),
-    "cartpole-64x64-1-epoch": Section(_cartpole(32, 4096, 1, (64, 64), 1e-3), ()),
-    "cartpole-32-1-epoch": Section(_cartpole(32, 4096, 1, (32,), 2e-3), ()),
-    "cartpole-16-1-epoch": Section(_cartpole(32, 8192, 1, (16,), 4e-3), ()),
+    "cartpole-64x64-4-epochs": Section(_cartpole(32, 8192, 4, (64, 64), learning_rate=1e-3), ()),
+    "cartpole-64x64-1-epoch": Section(_cartpole(32, 4096, 1, (64, 64), learning_rate=2e-3), ()),
+    "cartpole-32-1-epoch": Section(_cartpole(16, 4096, 1, (32,), learning_rate=5e-3, gamma=0.98, gae_lambda=0.9), ()),
+    "cartpole-16-1-epoch": Section(_cartpole(128, 8192, 1, (16,), learning_rate=1e-2), ()),
 }
 
 
