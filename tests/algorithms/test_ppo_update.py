@@ -111,7 +111,8 @@ def test_the_first_step_is_adams_on_the_gradient_of_the_whole_rollout():
     """With m̂ = g and v̂ = g² Adam moves each parameter by −η g / (|g| + ε)."""
     rows, start = rollout(), beginning()
     advantage, value = (x.astype(np.float32) for x in slow_advantages(ONE_STEP, start.params, rows))
-    batch = flatten(Batch(rows.obs, rows.action, rows.log_prob, advantage, advantage + value, value, rows.valid))
+    batch = Batch(rows.obs, rows.action, rows.log_prob, advantage, advantage + value, value, rows.valid)
+    batch = jax.tree.map(jnp.asarray, flatten(batch))
     gradient = jax.jit(jax.grad(lambda params: ppo_loss(AGENT, ONE_STEP, params, batch)[0]))(start.params)
     after, metrics = updater(ONE_STEP)(KEY, start, rows)
     for name, g in gradient.items():

@@ -38,7 +38,7 @@ CARTPOLE = Experiment(
     hyperparameters=PPOConfig(num_steps=T, num_epochs=2, num_minibatches=2, learning_rate=3e-3),
     env=EnvironmentConfig(id="CartPole-v1", num_envs=N),
     network=NetworkConfig(hidden=(8,)),
-    evaluation=EvaluationConfig(num_evaluations=2, episodes=2, stochastic_episodes=2),
+    evaluation=EvaluationConfig(num_evaluations=5, episodes=2, stochastic_episodes=2),
     checkpoint=CheckpointConfig(num_checkpoints=2),
     logging=LoggingConfig(progress="none"),
     total_steps=N * T * UPDATES,
@@ -189,7 +189,7 @@ def test_every_update_is_logged_with_its_steps(whole):
     rows = metrics_of(whole[0].path)
     assert [row["time/iterations"] for row in rows] == list(range(1, UPDATES + 1))
     assert [row["time/total_timesteps"] for row in rows] == [N * T * u for u in range(1, UPDATES + 1)]
-    assert sum("eval/mean_reward" in row for row in rows) == 2
+    assert sum("eval/mean_reward" in row for row in rows) == 5
     assert whole[0].result["status"] == "finished"
     assert whole[0].result["train/n_updates"] == rows[-1]["train/n_updates"] == 4 * UPDATES
 
@@ -200,9 +200,9 @@ def test_the_last_checkpoints_and_the_best_are_kept(whole):
 
 
 def test_nothing_piles_up_on_the_device(whole):
-    """Trap 42: as many arrays live after the tenth update as after the third."""
+    """Trap 42: no more arrays live in the second half of the run than in the first, evaluations among both."""
     live = whole[1].live
-    assert live[2] == live[3] == live[8], live
+    assert max(live[5:]) <= max(live[:5]), live
 
 
 def test_the_best_checkpoint_scores_what_was_recorded(whole):
@@ -214,10 +214,10 @@ def test_the_best_checkpoint_scores_what_was_recorded(whole):
     assert manifest["best"] == scores[manifest["update"]]
 
     parts = build(CARTPOLE, make_environment(CARTPOLE, N))
-    template = {"learner": initial_state(parts, 0).learner}
+    template = {"learner": initial_state(parts, jax.random.key(0)).learner}
     learner = unflatten_tree(template, arrays, whole[0].path)["learner"]
     judge = Evaluation.build(CARTPOLE, parts.agent, partial(make_environment, CARTPOLE, evaluation=True))
-    key = jax.random.fold_in(jax.random.key(CARTPOLE.seed), loop._EVAL_STREAM)
+    key = jax.random.split(jax.random.key(CARTPOLE.seed), 4)[2]
     again = judge(jax.random.fold_in(key, manifest["update"]), learner.params, learner.statistics)
     assert again["eval/mean_reward"] == manifest["best"]
 
@@ -306,8 +306,10 @@ def test_a_simulator_that_fails_leaves_what_was_learnt_and_the_run_goes_on_with_
     with pytest.raises(EnvironmentFailure, match="the motor came off"):
         loop.train(SILENT, tmp_path / "run", make_env=lambda num_envs: env)
     assert simulator.closed
-    assert updates_of(tmp_path / "run") == 3
-    assert arrays_of(tmp_path / "run")["learner.n_updates"] == 3 * 4
+    arrays, manifest = load_checkpoint(latest_checkpoint(tmp_path / "run"))
+    assert manifest["update"] == 3
+    assert manifest["time_elapsed"] > 0
+    assert arrays["learner.n_updates"] == 3 * 4
 
     progress = watch()
     run = loop.resume(tmp_path / "run", make_env=lambda num_envs: env)

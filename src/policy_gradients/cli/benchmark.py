@@ -76,7 +76,7 @@ def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timin
     env = make_environment(experiment, experiment.env.num_envs)
     try:
         parts = build(experiment, env)
-        state = initial_state(parts, experiment.seed)
+        state = initial_state(parts, jax.random.key(experiment.seed))
         steps = experiment.hyperparameters.num_steps * env.spec.num_envs
         key = jax.random.key(experiment.seed)
         return [
@@ -146,7 +146,7 @@ def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tupl
 
 def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int) -> Timing:
     """Median time of a call, over as many as fit into `seconds` after two to warm up."""
-    from policy_gradients.training.setup import with_cause
+    from policy_gradients.environments.host import with_cause
 
     tick = time.perf_counter()
     compiled = program.lower(key, carried).compile()

@@ -116,8 +116,8 @@ def play(policy: "NumpyPolicy", env: "Environment", episodes: int, *, determinis
     import jax
     import numpy as np
 
+    from policy_gradients.environments.host import with_cause
     from policy_gradients.evaluation.evaluate import LONGEST_EPISODE
-    from policy_gradients.training.setup import with_cause
 
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     key, rng, n = jax.random.key(seed), np.random.default_rng(seed), env.spec.num_envs

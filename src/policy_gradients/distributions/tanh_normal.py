@@ -52,8 +52,8 @@ class TanhNormal(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         """H = H_base + Σ E_u[log(1 − tanh² u)]: no closed form, so one Gauss–Hermite sum of 32 nodes per coordinate.
 
-        Each coordinate's expectation is one-dimensional, so a sum is exact to 1e-4 nats for σ ≤ 2 where a sample would
-        be noise; and unlike the base entropy it does not reward σ → ∞.
+        Each coordinate's expectation is one-dimensional, so a sum does where a sample would be noise: its error is 1e-5
+        nats at σ = 1.5, 2e-4 at 2, 1e-3 at 2.5. Unlike the base entropy it does not reward σ → ∞.
         """
         shape = (*(1,) * self.mean.ndim, _NODES.size)
         nodes = jnp.asarray(_NODES, self.mean.dtype).reshape(shape)

@@ -13,14 +13,16 @@ write it.
 
 import ctypes
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import io_callback
 
 from policy_gradients.environments.base import Array, Environment, EnvironmentFailure, EnvState, HostSimulator, Step
+from policy_gradients.errors import UserError
 
 _c_size, _c_int, _c_ptr, _c_i64 = ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
 
@@ -110,6 +112,18 @@ def take_failure() -> BaseException | None:
     return failure
 
 
+def with_cause(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, where a failure of a host simulator is raised as itself, not as XLA's report of it."""
+    take_failure()  # one that nobody asked for is not the cause of what fails now
+    try:
+        return jax.block_until_ready(function(*args))
+    except jax.errors.JaxRuntimeError:
+        failure = take_failure()
+        if failure is None:
+            raise
+        raise failure from None
+
+
 def _error(api: _Api, message: str) -> int:
     args = _ErrorCreate(ctypes.sizeof(_ErrorCreate), None, message.encode(), _ABORTED)
     return api.error_create(ctypes.addressof(args))
@@ -137,10 +151,13 @@ def host_call(
     args: list[jax.ShapeDtypeStruct],
     results: list[jax.ShapeDtypeStruct],
 ) -> Callable[..., list[Array]]:
-    """A traceable call of a NumPy function (CPU back end): `function(*arrays)` returns one array per result.
+    """A traceable call of a NumPy function: `function(*arrays)` returns one array per result.
 
-    Calls are never dropped or repeated, and are ordered only by their data: thread a counter through them.
+    Calls are never dropped or repeated, and are ordered only by their data: thread a counter through them. Where
+    programs run on an accelerator, JAX's own callback is used, which copies every array there and back.
     """
+    if jax.default_backend() != "cpu":
+        return lambda *arrays: list(io_callback(_noting_failures(function), results, *arrays))
     arg_kinds = [(a.shape, np.dtype(a.dtype)) for a in args]
     result_kinds = [(r.shape, np.dtype(r.dtype)) for r in results]
     known_args: dict = {}
@@ -176,37 +193,51 @@ def host_call(
     return lambda *arrays: list(call(*arrays))
 
 
+def _noting_failures(function: Callable[..., tuple[np.ndarray, ...]]) -> Callable[..., tuple[np.ndarray, ...]]:
+    def call(*arrays: Any) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(np.asarray(result) for result in function(*map(np.asarray, arrays)))
+        except BaseException as failure:
+            _failure.append(failure)
+            raise
+
+    return call
+
+
 def host_environment(simulator: HostSimulator) -> Environment:
-    """The `Environment` of a host simulator; its state on the device is the count of steps since the reset."""
+    """The `Environment` of a host simulator; its state on the device is the count of steps since the reset.
+
+    One simulator lives one life: `jax.vmap` over `reset` or `step` is refused with a UserError.
+    """
     spec = simulator.spec
     n = spec.num_envs
     shape = lambda *dims, dtype: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
-    count = shape(dtype=jnp.int32)
-    seed = shape(2, dtype=jnp.uint32)
+    count, flag = shape(dtype=jnp.int32), shape(n, dtype=jnp.bool_)
     obs = shape(n, *spec.obs_space.shape, dtype=spec.obs_space.dtype)
     action = shape(n, *spec.action_space.shape, dtype=spec.action_space.dtype)
-    flag = shape(n, dtype=jnp.bool_)
+    fields = Step(obs, obs, shape(n, dtype=jnp.float32), flag, flag, flag)
 
     def reset_on_host(words: np.ndarray) -> tuple[np.ndarray, ...]:
         observation = simulator.reset(int(words[0]) << 32 | int(words[1]))
-        _check("reset", observation, obs, spec.id)
-        return np.int32(0), observation  # type: ignore[return-value]
+        _check(spec.id, "reset", ("obs",), (observation,), (obs,))
+        return np.zeros((), np.int32), observation
 
     def step_on_host(index: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (index + 1, *simulator.step(actions))
+        out = simulator.step(actions)
+        _check(spec.id, "step", Step._fields, out, fields)
+        return index + 1, *out
 
-    reset_call = host_call(reset_on_host, [seed], [count, obs])
-    step_call = host_call(
-        step_on_host, [count, action], [count, obs, obs, shape(n, dtype=jnp.float32), flag, flag, flag]
-    )
+    seed = shape(2, dtype=jnp.uint32)
+    reset_call = _unbatched(host_call(reset_on_host, [seed], [count, obs]), spec.id)
+    step_call = _unbatched(host_call(step_on_host, [count, action], [count, *fields]), spec.id)
 
     def reset(key: Array) -> tuple[EnvState, Array]:
         index, observation = reset_call(jax.random.key_data(key).reshape(-1)[:2].astype(jnp.uint32))
         return index, observation
 
     def step(state: EnvState, actions: Array) -> tuple[EnvState, Step]:
-        index, *fields = step_call(state, actions.astype(spec.action_space.dtype))
-        return index, Step(*fields)
+        index, *out = step_call(state, actions.astype(spec.action_space.dtype))
+        return index, Step(*out)
 
     def snapshot(state: EnvState) -> dict[str, np.ndarray]:
         return {"step": np.asarray(state), **simulator.snapshot()}
@@ -218,12 +249,33 @@ def host_environment(simulator: HostSimulator) -> Environment:
     return Environment(spec, reset, step, snapshot, restore, simulator.close)
 
 
-def _check(call: str, value: np.ndarray, expected: jax.ShapeDtypeStruct, env_id: str) -> None:
-    if value.shape != expected.shape:
-        raise EnvironmentFailure(
-            f"{env_id}: {call} returned observations of shape {value.shape[1:]}, but its observation space says "
-            f"{expected.shape[1:]}. Make the two agree."
+def _check(env_id: str, call: str, names: Sequence[str], values: Any, expected: Sequence[Any]) -> None:
+    """Refuses what NumPy would broadcast or cast without a word."""
+    if len(values) != len(names):
+        raise EnvironmentFailure(f"{env_id}: {call} returned {len(values)} fields, expected {', '.join(names)}.")
+    for name, value, wanted in zip(names, values, expected, strict=True):
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if shape == wanted.shape and dtype == wanted.dtype:
+            continue
+        if shape != wanted.shape or not np.can_cast(dtype, wanted.dtype, "same_kind"):
+            came = type(value).__name__ if dtype is None else f"{dtype} of shape {shape}"
+            raise EnvironmentFailure(
+                f"{env_id}: {call} returned {name} as {came}, but its specification says {wanted.dtype} of shape "
+                f"{wanted.shape}. Make the two agree."
+            )
+
+
+def _unbatched(call: Callable[..., list[Array]], env_id: str) -> Callable[..., list[Array]]:
+    guarded = jax.custom_batching.custom_vmap(call)
+
+    @guarded.def_vmap
+    def refuse(axis_size: int, in_batched: Any, *arrays: Array) -> Any:
+        raise UserError(
+            f"{env_id} is one simulator outside the compiled program and cannot be vmapped {axis_size} times; give "
+            "num_envs for more copies, or use an environment written in JAX."
         )
+
+    return guarded
 
 
 def device_environment(spec: Any, reset: Callable, step: Callable) -> Environment:

@@ -39,7 +39,11 @@ def masked_std(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float
 
 
 def standardize(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """(x − ⟨x⟩) / std over valid rows, 0 elsewhere; constants become zeros."""
+    """(x − ⟨x⟩) / std over valid rows, 0 elsewhere; constants become zeros.
+
+    Shifted by one of its values first: else the rounding of a constant's mean would be divided by a std as small.
+    """
+    x = x - x.reshape(-1)[jnp.argmax(valid.reshape(-1))]
     return jnp.where(valid, (x - masked_mean(x, valid)) / (masked_std(x, valid) + 1e-8), 0.0)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy_gradients.environments.base import Environment, EnvState
-from policy_gradients.environments.host import take_failure
+from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import NormalizationConfig, Statistics, normalize_obs
 from policy_gradients.types import ActorCritic, Array, Key, Obs, Params
@@ -100,13 +100,7 @@ def make_evaluator(
 
     def evaluate(key: Key, params: Params, statistics: Statistics, deterministic: Any) -> Episodes:
         mask = np.broadcast_to(np.asarray(deterministic, bool), env.spec.num_envs)
-        try:
-            return jax.device_get(play(key, params, statistics, mask))
-        except jax.errors.JaxRuntimeError:
-            failure = take_failure()
-            if failure is None:
-                raise
-            raise failure from None
+        return jax.device_get(with_cause(play, key, params, statistics, mask))
 
     return evaluate
 

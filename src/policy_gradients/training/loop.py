@@ -1,7 +1,8 @@
 """The outer loop: plain Python around one compiled iteration.
 
 Progress, logging, evaluation, checkpoints, Ctrl-C and early stopping live here; nothing of them is inside the program.
-Update u draws from `fold_in(key(seed), u)`, so a resumed run draws what the uninterrupted one drew.
+The seed's key is split into four streams, and update u draws from `fold_in(stream, u)`, so a resumed run draws what the
+uninterrupted one drew.
 """
 
 import itertools
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from policy_gradients.environments.base import Environment, EnvironmentFailure
+from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
@@ -34,12 +36,9 @@ from policy_gradients.training.setup import (
     initial_state,
     make_environment,
     start_environments,
-    with_cause,
 )  # fmt: skip
 from policy_gradients.training.signals import StopRequests
 from policy_gradients.types import ActorCritic
-
-_EVAL_STREAM, _RESET_STREAM = 0x65766C, 0x727374  # folded into the seed's key; training updates use 0, 1, 2, …
 
 
 class TrainingDiverged(RuntimeError):
@@ -139,16 +138,16 @@ class _Session:
             raise
         self.steps_per_update = env.spec.num_envs * experiment.hyperparameters.num_steps
         self.updates = max(1, math.ceil(experiment.total_steps / self.steps_per_update))
-        self.key = jax.random.key(experiment.seed)
+        self.init_key, self.key, self.eval_key, self.restart_key = jax.random.split(jax.random.key(experiment.seed), 4)
         self.progress: Progress = make_progress(experiment, run)
         self.judge: Evaluation | None = None
         self.best = -math.inf
-        self.elapsed = 0.0
+        self.earlier, self.began = 0.0, time.perf_counter()
 
     def go(self, start: int, saved: tuple[dict[str, np.ndarray], dict[str, Any]] | None) -> Run:
         """Runs from update `start` to the end or to a signal."""
         try:
-            state = initial_state(self.parts, self.experiment.seed)
+            state = initial_state(self.parts, self.init_key)
             if saved is None:
                 self._save(state, 0)
             else:
@@ -174,7 +173,7 @@ class _Session:
     ) -> tuple[RunState, int, dict[str, float]]:
         """Updates `start` … until the last one or a stop request; returns how many are done."""
         metrics: dict[str, float] = {}
-        update, trained, began = start, 0.0, time.perf_counter()
+        update, saved, trained = start, start, 0.0
         program, compile_time = self._compile(state)
         while update < self.updates and not stop:
             tick = time.perf_counter()
@@ -187,14 +186,16 @@ class _Session:
                 "time/fps": (update - start) * self.steps_per_update / trained,
                 "time/compile": compile_time,
             }
-            last = update == self.updates or bool(stop)
             if self._due(update, self.experiment.evaluation.num_evaluations):
                 metrics |= self._evaluate(state, update)
-            metrics["time/time_elapsed"] = self.elapsed + time.perf_counter() - began
+            metrics["time/time_elapsed"] = self._time_elapsed()
             loggers.log(update, metrics)
             self.progress.update(int(state.learner.step), metrics)
-            if last or self._due(update, self.experiment.checkpoint.num_checkpoints):
-                self._save(state, update, metrics["time/time_elapsed"])
+            if self._due(update, self.experiment.checkpoint.num_checkpoints) or update == self.updates or stop:
+                saved = update
+                self._save(state, update)
+        if saved < update:  # the signal came after the last look
+            self._save(state, update)
         return state, update, metrics
 
     def _compile(self, state: RunState) -> tuple[Callable[..., Any], float]:
@@ -219,6 +220,9 @@ class _Session:
             raise self._diverged(numbers, update)
         return RunState(learner, carry), numbers
 
+    def _time_elapsed(self) -> float:
+        return self.earlier + time.perf_counter() - self.began
+
     def _due(self, update: int, times: int) -> bool:
         """True where one of `times` evenly spread moments of the run falls on `update`; the last is the run's end."""
         return times > 0 and update * times // self.updates > (update - 1) * times // self.updates
@@ -227,8 +231,7 @@ class _Session:
         if self.judge is None:
             self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_eval_env)
         learner = state.learner
-        key = jax.random.fold_in(jax.random.fold_in(self.key, _EVAL_STREAM), update)
-        metrics = self.judge(key, learner.params, learner.statistics)
+        metrics = self.judge(jax.random.fold_in(self.eval_key, update), learner.params, learner.statistics)
         score = metrics.get("eval/mean_reward", math.nan)
         if score > self.best and self.experiment.checkpoint.keep_best:
             self.best = score
@@ -240,7 +243,7 @@ class _Session:
         if self.exportable:
             write_policy(self.experiment, self.run / name, self.parts.env.spec, state.learner, metrics)
 
-    def _save(self, state: RunState, update: int, elapsed: float = 0.0, name: str | None = None) -> None:
+    def _save(self, state: RunState, update: int, name: str | None = None) -> None:
         env = self.parts.env
         arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
         arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
@@ -248,7 +251,7 @@ class _Session:
         manifest = {
             "update": update,
             "total_timesteps": int(state.learner.step),
-            "time_elapsed": elapsed,
+            "time_elapsed": self._time_elapsed(),
             "best": self.best if math.isfinite(self.best) else None,
             "config_hash": config_hash(self.experiment),
             "exact_resume": env.spec.exact_resume,
@@ -262,7 +265,7 @@ class _Session:
 
     def _restore(self, state: RunState, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> RunState:
         env, source = self.parts.env, self.run
-        self.elapsed, self.best = manifest["time_elapsed"], -math.inf if manifest["best"] is None else manifest["best"]
+        self.earlier, self.best = manifest["time_elapsed"], -math.inf if manifest["best"] is None else manifest["best"]
         template = {"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes}
         saved = ckpt.unflatten_tree(template, arrays, source)
         if env.spec.exact_resume:
@@ -272,7 +275,7 @@ class _Session:
         self.progress.message(
             f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
         )
-        key = jax.random.fold_in(jax.random.fold_in(self.key, _RESET_STREAM), manifest["update"])
+        key = jax.random.fold_in(self.restart_key, manifest["update"])
         fresh = with_cause(start_environments, env, key)
         window = saved["episodes"]._replace(
             running_return=fresh.episodes.running_return, running_length=fresh.episodes.running_length

@@ -1,7 +1,6 @@
 """From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 from policy_gradients.algorithms import ppo
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
-from policy_gradients.environments.host import take_failure
+from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.batches import masked_mean
 from policy_gradients.networks.actor_critic import actor_critic, resolve_distribution
@@ -129,9 +128,9 @@ def _saturation(trajectory: Transition, action_map: str) -> Metrics:
     return {"rollout/action_saturation": masked_mean(outside, trajectory.valid)}
 
 
-def initial_state(parts: Parts, seed: int) -> RunState:
+def initial_state(parts: Parts, key: Key) -> RunState:
     """A learner that knows nothing and environments that have just been reset."""
-    learner_key, env_key = jax.random.split(jax.random.key(seed))
+    learner_key, env_key = jax.random.split(key)
     learner = jax.jit(parts.algorithm.init)(learner_key)
     return RunState(learner, with_cause(start_environments, parts.env, env_key))
 
@@ -148,14 +147,3 @@ def forget_running_returns(learner: LearnerState) -> LearnerState:
         return learner
     reward = reward._replace(running_return=jnp.zeros_like(reward.running_return))
     return learner._replace(statistics=learner.statistics._replace(reward=reward))
-
-
-def with_cause(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)`, where a failure of a host simulator is raised as itself, not as XLA's report of it."""
-    try:
-        return jax.block_until_ready(function(*args))
-    except jax.errors.JaxRuntimeError:
-        failure = take_failure()
-        if failure is None:
-            raise
-        raise failure from None
