@@ -12,9 +12,8 @@ import pytest
 
 from policy_gradients.environments import host
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure, EnvironmentSpec, Step, box
-from policy_gradients.environments.host import host_environment, take_failure
+from policy_gradients.environments.host import host_environment, take_failure, with_cause
 from policy_gradients.errors import UserError
-from policy_gradients.training.setup import with_cause
 
 N = 3
 REAL = box(-np.inf, np.inf, (2,))

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from policy_gradients.training.config import (
     LoggingConfig,
 )
 from policy_gradients.training.products import Evaluation
-from policy_gradients.training.setup import build, initial_state, make_environment
+from policy_gradients.training.setup import build, make_environment
 
 N, T, UPDATES = 4, 8, 10
 CARTPOLE = Experiment(
@@ -103,13 +104,23 @@ def watch(patch):
     return arrange
 
 
+class Whole(NamedTuple):
+    """A run without a break, what it told its progress, and the key of each evaluation."""
+
+    run: loop.Run
+    progress: Watching
+    eval_keys: list[jax.Array]
+
+
 @pytest.fixture(scope="module")
 def whole(patch, tmp_path_factory):
-    """Ten updates of CartPole without a break, and their progress."""
-    progress = Watching()
-    patch.setattr(loop, "make_progress", lambda experiment, run: progress)
-    run = loop.train(CARTPOLE, tmp_path_factory.mktemp("whole") / "run")
-    return run, progress
+    """Ten updates of CartPole."""
+    progress, keys, evaluate = Watching(), [], Evaluation.__call__
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr(loop, "make_progress", lambda experiment, run: progress)
+        watched.setattr(Evaluation, "__call__", lambda self, key, *args: keys.append(key) or evaluate(self, key, *args))
+        run = loop.train(CARTPOLE, tmp_path_factory.mktemp("whole") / "run")
+    return Whole(run, progress, keys)
 
 
 def arrays_of(run: Path):
@@ -156,8 +167,8 @@ def test_ten_updates_are_five_a_new_process_and_five(whole, watch, tmp_path):
     stop_halfway(watch, CARTPOLE, tmp_path / "run")
     assert updates_of(tmp_path / "run") == UPDATES // 2
     resume_in_a_new_process(tmp_path / "run")
-    assert_same_bits(arrays_of(tmp_path / "run"), arrays_of(whole[0].path))
-    assert metrics_of(tmp_path / "run") == metrics_of(whole[0].path)
+    assert_same_bits(arrays_of(tmp_path / "run"), arrays_of(whole.run.path))
+    assert metrics_of(tmp_path / "run") == metrics_of(whole.run.path)
 
 
 @pytest.mark.slow
@@ -186,47 +197,47 @@ def test_a_signal_that_comes_after_an_update_saves_that_update_and_says_how_to_g
 
 def test_every_update_is_logged_with_its_steps(whole):
     """Trap 43: T·N steps each, and the last line is the result."""
-    rows = metrics_of(whole[0].path)
+    rows = metrics_of(whole.run.path)
     assert [row["time/iterations"] for row in rows] == list(range(1, UPDATES + 1))
     assert [row["time/total_timesteps"] for row in rows] == [N * T * u for u in range(1, UPDATES + 1)]
     assert sum("eval/mean_reward" in row for row in rows) == 5
-    assert whole[0].result["status"] == "finished"
-    assert whole[0].result["train/n_updates"] == rows[-1]["train/n_updates"] == 4 * UPDATES
+    assert whole.run.result["status"] == "finished"
+    assert whole.run.result["train/n_updates"] == rows[-1]["train/n_updates"] == 4 * UPDATES
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(whole):
-    folders = sorted(path.name for path in (whole[0].path / "checkpoints").iterdir())
+    folders = sorted(path.name for path in (whole.run.path / "checkpoints").iterdir())
     assert folders == ["best", checkpoint_folder(Path(), 5).name, checkpoint_folder(Path(), 10).name]
 
 
 def test_nothing_piles_up_on_the_device(whole):
     """Trap 42: no more arrays live in the second half of the run than in the first, evaluations among both."""
-    live = whole[1].live
+    live = whole.progress.live
     assert max(live[5:]) <= max(live[:5]), live
 
 
 def test_the_best_checkpoint_scores_what_was_recorded(whole):
     """Trap 32: the parameters that were evaluated, not those of one evaluation later."""
-    arrays, manifest = load_checkpoint(whole[0].path / "checkpoints" / "best")
-    rows = [row for row in metrics_of(whole[0].path) if "eval/mean_reward" in row]
-    scores = {row["time/iterations"]: row["eval/mean_reward"] for row in rows}
-    assert manifest["best"] == max(scores.values())
-    assert manifest["best"] == scores[manifest["update"]]
+    arrays, manifest = load_checkpoint(whole.run.path / "checkpoints" / "best")
+    evaluated = [row for row in metrics_of(whole.run.path) if "eval/mean_reward" in row]
+    which = [row["time/iterations"] for row in evaluated].index(manifest["update"])
+    assert manifest["best"] == max(row["eval/mean_reward"] for row in evaluated)
+    assert manifest["best"] == evaluated[which]["eval/mean_reward"]
 
     parts = build(CARTPOLE, make_environment(CARTPOLE, N))
-    template = {"learner": initial_state(parts, jax.random.key(0)).learner}
-    learner = unflatten_tree(template, arrays, whole[0].path)["learner"]
+    template = {"learner": jax.eval_shape(parts.algorithm.init, jax.random.key(0))}
+    learner = unflatten_tree(template, arrays, whole.run.path)["learner"]
     judge = Evaluation.build(CARTPOLE, parts.agent, partial(make_environment, CARTPOLE, evaluation=True))
-    key = jax.random.split(jax.random.key(CARTPOLE.seed), 4)[2]
-    again = judge(jax.random.fold_in(key, manifest["update"]), learner.params, learner.statistics)
+    again = judge(whole.eval_keys[which], learner.params, learner.statistics)
     assert again["eval/mean_reward"] == manifest["best"]
+    assert again["eval/stochastic_mean_reward"] == evaluated[which]["eval/stochastic_mean_reward"]
 
 
 def test_evaluation_changes_nothing_of_what_is_learnt(whole, watch, tmp_path):
     """Trap 31: statistics, parameters and environments are the same to the last bit without it."""
     watch()
     loop.train(SILENT, tmp_path / "run")
-    assert_same_bits(arrays_of(tmp_path / "run"), arrays_of(whole[0].path))
+    assert_same_bits(arrays_of(tmp_path / "run"), arrays_of(whole.run.path))
 
 
 def poisoned(field):
