@@ -83,11 +83,11 @@ def test_bad_input_is_a_sentence_without_a_traceback(failing):
     assert code == 2 and err == "policy-gradients: Expected this, got that.\n"
 
 
-def test_a_failed_environment_shows_its_cause_and_what_was_noted_and_exits_with_1(failing):
+def test_a_failed_environment_shows_its_cause_and_what_was_noted_and_exits_with_2(failing):
     failure = EnvironmentFailure("MyEnv-v0 with seed 3 raised:\nTraceback …\nZeroDivisionError: division by zero")
     failure.add_note("The last checkpoint is runs/x/checkpoints/00012.")
     code, _, err = failing(failure)
-    assert code == 1
+    assert code == 2
     assert "ZeroDivisionError" in err and "The last checkpoint is runs/x/checkpoints/00012." in err
 
 

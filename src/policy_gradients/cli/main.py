@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for the process's own.
 
     Returns:
-        The exit code: 0, 1 where the environment or the training failed, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 where training diverged, 2 for bad input or a broken environment, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except RuntimeError as error:
-        if not isinstance(error, _expected_failures()):
+        code = _exit_code(error)
+        if code is None:
             raise
-        return _complain(error, FAILED)
+        return _complain(error, code)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -80,13 +81,12 @@ example:
   policy-gradients train ppo --env HalfCheetah-v4"""
 
 
-def _expected_failures() -> tuple[type[Exception], ...]:
-    """Failures of a run that explain themselves; looked up, not imported, as what was not imported was not raised."""
-    places = {
-        "policy_gradients.environments.base": "EnvironmentFailure",
-        "policy_gradients.training.loop": "TrainingDiverged",
-    }
-    return tuple(getattr(sys.modules[place], name) for place, name in places.items() if place in sys.modules)
+def _exit_code(error: RuntimeError) -> int | None:
+    """The code of a failure that explains itself, or None; looked up by name, so that no module is imported for it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("policy_gradients.")}
+    if "EnvironmentFailure" in kinds:
+        return BAD_INPUT
+    return FAILED if "TrainingDiverged" in kinds else None
 
 
 def _complain(error: Exception, code: int) -> int:
