@@ -29,7 +29,7 @@ class Trainer:
 
         experiment = parse_experiment(settings["experiment"])
         parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
-        self._state = tuple(initial_state(parts, experiment.seed))
+        self._state = tuple(initial_state(parts, jax.random.key(experiment.seed)))
         self._key = jax.random.key(experiment.seed)
         began = time.perf_counter()
         self._program = parts.iteration.lower(self._key, *self._state).compile()
