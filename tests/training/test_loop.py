@@ -331,6 +331,7 @@ def test_a_simulator_that_fails_leaves_what_was_learnt_and_the_run_goes_on_with_
     assert run.result["train/n_updates"] == UPDATES * 4
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(watch, tmp_path):
     watch()
     short = replace(
