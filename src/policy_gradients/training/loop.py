@@ -93,6 +93,8 @@ def resume(
 ) -> Run:
     """Continues a run from its latest checkpoint, as if it had not stopped; arguments as in `train`.
 
+    A run that was killed before its first checkpoint begins at the beginning.
+
     Exact to the last bit for JAX environments and our MuJoCo tasks on the same number of cores. Simulators whose state
     cannot be read (EnvPool, Gymnasium) start new episodes.
 
@@ -101,7 +103,7 @@ def resume(
         total_steps: A new length of the run; a linear schedule then stretches to it.
 
     Raises:
-        UserError: No checkpoint, a damaged one, or a configuration that does not fit.
+        UserError: No run folder, a damaged checkpoint, or a configuration that does not fit.
     """
     run = Path(run_dir)
     if not (run / "config.yaml").is_file():
@@ -110,10 +112,10 @@ def resume(
     if total_steps is not None:
         experiment = replace(experiment, total_steps=total_steps)
         validate(experiment)
-    arrays, manifest = ckpt.load_checkpoint(ckpt.latest_checkpoint(run))
+    saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if any((run / "checkpoints").glob("update_*")) else None
     if total_steps is not None:
         save_experiment(experiment, run / "config.yaml")
-    return _Session(experiment, run, agent, make_env).go(int(manifest["update"]), (arrays, manifest))
+    return _Session(experiment, run, agent, make_env).go(int(saved[1]["update"]) if saved else 0, saved)
 
 
 class _Session:
