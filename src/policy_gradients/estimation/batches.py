@@ -26,10 +26,13 @@ def masked_mean(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Floa
 
 
 def masked_means(columns: Sequence[Float[Array, " B"]], valid: Bool[Array, " B"]) -> Float[Array, " n"]:
-    """⟨x⟩ of n quantities at once: one product with the rows' weights, where n sums would be n small programs."""
+    """⟨x⟩ of n quantities at once: one product with the rows' weights, where n sums would be n small programs.
+
+    Made for losses: 0 where no row is valid, so that a minibatch of dummy rows moves nothing.
+    """
     rows = jnp.where(valid[:, None], jnp.stack(columns, axis=1), 0.0)
     weights = valid.astype(rows.dtype)
-    return jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST) / jnp.sum(weights)
+    return jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
 def masked_std(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:

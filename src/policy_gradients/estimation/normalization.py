@@ -122,6 +122,8 @@ class NormalizationConfig:
         obs: Observations by running mean and variance. Ignored for pixels, which networks divide by 255.
         obs_clip: Bound of a normalised coordinate, in standard deviations (10 is the field's usual value).
         reward: Divide rewards by the running standard deviation of the discounted return (arXiv 2005.12729, §3).
+        reward_clip: Bound of a reward so divided (10 as in Stable-Baselines3): after a rollout without rewards the
+            deviation is next to 0, and the first reward would be thousands.
         reward_scale: Constant factor on rewards before that (rl_games trains MuJoCo with 0.1 and `value`).
         value: Train the critic on targets normalised by their running mean and variance (arXiv 2006.05990, C66).
             Not together with `reward`. The critic's outputs rescale with the statistics of one update earlier.
@@ -130,6 +132,7 @@ class NormalizationConfig:
     obs: bool = True
     obs_clip: float = 10.0
     reward: bool = True
+    reward_clip: float = 10.0
     reward_scale: float = 1.0
     value: bool = False
 
@@ -164,7 +167,9 @@ def scale_reward(
 ) -> Float[Array, "*shape"]:
     """What the critic and the advantages see of a reward."""
     scaled = reward * config.reward_scale
-    return scaled if statistics.reward is None else scaled / statistics.reward.std
+    if statistics.reward is None:
+        return scaled
+    return jnp.clip(scaled / statistics.reward.std, -config.reward_clip, config.reward_clip)
 
 
 def denormalize_value(statistics: Statistics, value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -66,6 +66,7 @@ def save_checkpoint(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Ma
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        unfinished.chmod(0o755)  # not only for its owner, as temporary folders are
     except OSError as error:
         raise _cannot_save(folder, error) from error
     try:

@@ -154,6 +154,9 @@ class _Session:
                 self._save(state, 0)
             else:
                 state = self._restore(state, *saved)
+            if start >= self.updates:
+                self.progress.message("This run is finished; give --total-steps for a longer one.")
+                return Run(self.run, {"status": "finished"})
             with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
                 state, update, metrics = self._loop(state, start, loggers, stop)
             if update < self.updates:
