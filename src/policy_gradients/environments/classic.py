@@ -117,7 +117,7 @@ _X_LIMIT = 2.4
 _THETA_LIMIT = 12 * 2 * math.pi / 360
 
 
-def _cartpole_step(key: Array, state: Array, action: Array, sutton_barto_reward: bool) -> tuple[Array, ...]:
+def _cartpole_step(key: Array, state: Array, action: Array, sutton_barto_reward: bool) -> Any:
     x, x_dot, theta, theta_dot = state
     cart, pole, half_length, gravity, dt = 1.0, 0.1, 0.5, 9.8, 0.02
     total = cart + pole
@@ -171,7 +171,7 @@ def _acrobot_derivative(state: Array, torque: Array) -> Array:
     return jnp.stack([speed1, speed2, acc1, acc2])
 
 
-def _acrobot_step(key: Array, state: Array, action: Array) -> tuple[Array, ...]:
+def _acrobot_step(key: Array, state: Array, action: Array) -> Any:
     torque, dt = action.astype(jnp.float32) - 1, 0.2
     k1 = _acrobot_derivative(state, torque)
     k2 = _acrobot_derivative(state + dt / 2 * k1, torque)
@@ -203,7 +203,7 @@ def _pendulum_observe(state: Array) -> Array:
     return jnp.stack([jnp.cos(state[0]), jnp.sin(state[0]), state[1]])
 
 
-def _pendulum_step(key: Array, state: Array, action: Array, g: float) -> tuple[Array, ...]:
+def _pendulum_step(key: Array, state: Array, action: Array, g: float) -> Any:
     torque, dt = jnp.clip(action[0], -2.0, 2.0), 0.05
     # Gymnasium lets θ grow and wraps it only in the reward; float32 would lose digits as it grows.
     theta = _wrap(state[0])
@@ -235,13 +235,13 @@ def _roll(state: Array, push: Array) -> Array:
     return jnp.stack([position, jnp.where(at_wall, 0.0, velocity)])
 
 
-def _mountain_car_step(key: Array, state: Array, action: Array, goal_velocity: float) -> tuple[Array, ...]:
+def _mountain_car_step(key: Array, state: Array, action: Array, goal_velocity: float) -> Any:
     state = _roll(state, 0.001 * (action.astype(jnp.float32) - 1))
     terminated = (state[0] >= 0.5) & (state[1] >= goal_velocity)
     return state, state, jnp.float32(-1), terminated
 
 
-def _mountain_car_continuous_step(key: Array, state: Array, action: Array, goal_velocity: float) -> tuple[Array, ...]:
+def _mountain_car_continuous_step(key: Array, state: Array, action: Array, goal_velocity: float) -> Any:
     state = _roll(state, 0.0015 * jnp.clip(action[0], -1.0, 1.0))
     terminated = (state[0] >= 0.45) & (state[1] >= goal_velocity)
     reward = jnp.where(terminated, 100.0, 0.0) - 0.1 * action[0] ** 2  # Gymnasium charges the action before clipping

@@ -215,7 +215,7 @@ def host_environment(simulator: HostSimulator) -> Environment:
     count, flag = shape(dtype=jnp.int32), shape(n, dtype=jnp.bool_)
     obs = shape(n, *spec.obs_space.shape, dtype=spec.obs_space.dtype)
     action = shape(n, *spec.action_space.shape, dtype=spec.action_space.dtype)
-    fields = Step(obs, obs, shape(n, dtype=jnp.float32), flag, flag, flag)
+    fields = (obs, obs, shape(n, dtype=jnp.float32), flag, flag, flag)  # of a Step
 
     def reset_on_host(words: np.ndarray) -> tuple[np.ndarray, ...]:
         observation = simulator.reset(int(words[0]) << 32 | int(words[1]))
@@ -257,7 +257,7 @@ def _check(env_id: str, call: str, names: Sequence[str], values: Any, expected: 
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         if shape == wanted.shape and dtype == wanted.dtype:
             continue
-        if shape != wanted.shape or not np.can_cast(dtype, wanted.dtype, "same_kind"):
+        if dtype is None or shape != wanted.shape or not np.can_cast(dtype, wanted.dtype, "same_kind"):
             came = type(value).__name__ if dtype is None else f"{dtype} of shape {shape}"
             raise EnvironmentFailure(
                 f"{env_id}: {call} returned {name} as {came}, but its specification says {wanted.dtype} of shape "

@@ -112,7 +112,7 @@ def _record_mujoco(policy: Policy, name: str, seed: int, pace: _Pace, options: d
         obs = simulator.reset(seed)
         while not ended and len(rewards) < pace.steps(rate):
             positions.append(simulator.qpos[0].copy())
-            out = simulator.step(np.asarray(policy(obs[0]), np.float32)[None])
+            out = simulator.step(np.asarray(policy(np.asarray(obs[0])), np.float32)[None])
             obs, ended = out.obs, bool(out.terminated[0] or out.truncated[0])
             rewards.append(float(out.reward[0]))
     finally:

@@ -101,8 +101,8 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         )
         learner, metrics = algorithm.update(learn_key, learner, trajectory)
         seen = rollout_metrics(carry.episodes, after.episodes, trajectory)
-        seen |= _saturation(trajectory, env.spec.action_map)
-        return learner, after, {**metrics, **seen, **_nonfinite(trajectory)}
+        seen = {**seen, **_saturation(trajectory, env.spec.action_map), **_nonfinite(trajectory)}
+        return learner, after, {**metrics, **seen}
 
     return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
 
