@@ -186,13 +186,14 @@ def test_ten_updates_are_five_a_new_process_and_five_in_other_simulators(env_id,
 
 def test_a_signal_that_comes_after_an_update_saves_that_update_and_says_how_to_go_on(watch, tmp_path):
     """Also while metrics are logged or the policy is evaluated: no update that is done is lost."""
+    before = signal.getsignal(signal.SIGINT)
     progress = watch(at=3, do=lambda: signal.raise_signal(signal.SIGINT))
     run = loop.train(SILENT, tmp_path / "run")
     assert run.result["status"] == "interrupted"
     assert updates_of(run.path) == 3
     assert len(metrics_of(run.path)) == 3
     assert f"policy-gradients resume {run.path}" in progress.messages[-1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_every_update_is_logged_with_its_steps(whole):

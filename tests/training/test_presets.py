@@ -18,8 +18,8 @@ def test_every_preset_is_a_valid_experiment_and_says_where_it_comes_from(algorit
 @pytest.mark.parametrize(
     ("env_id", "name"),
     [
-        ("HalfCheetah-v4", "HalfCheetah"),
-        ("mujoco:HalfCheetah-v5", "HalfCheetah"),
+        ("HalfCheetah-v4", "Planar walkers"),
+        ("mujoco:HalfCheetah-v5", "Planar walkers"),
         ("Humanoid-v5", "Humanoid"),
         ("jax:CartPole-v1", "CartPole"),
         ("MountainCar-v0", "MountainCar"),
