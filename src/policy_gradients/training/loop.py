@@ -154,7 +154,7 @@ class _Session:
                 self._save(state, 0)
             else:
                 state = self._restore(state, *saved)
-            if start >= self.updates:
+            if start >= self.updates and (self.run / "policy").is_dir():  # else it was killed before its products
                 self.progress.message("This run is finished; give --total-steps for a longer one.")
                 return Run(self.run, {"status": "finished"})
             with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
@@ -196,10 +196,10 @@ class _Session:
             metrics["time/time_elapsed"] = self._time_elapsed()
             loggers.log(update, metrics)
             self.progress.update(int(state.learner.step), metrics)
-            if self._due(update, self.experiment.checkpoint.num_checkpoints) or update == self.updates or stop:
+            if self._due(update, self.experiment.checkpoint.num_checkpoints):
                 saved = update
                 self._save(state, update)
-        if saved < update:  # the signal came after the last look
+        if saved < update:  # stopped by a signal, or no checkpoint was due at the end
             self._save(state, update)
         return state, update, metrics
 
