@@ -11,6 +11,7 @@ from policy_gradients.estimation.batches import (
     masked_mean,
     masked_means,
     masked_std,
+    permutation,
     shuffle,
     standardize,
 )
@@ -118,3 +119,18 @@ def test_every_row_is_as_likely_in_every_place():
     place = jax.vmap(lambda key: jnp.argmin(shuffle(key, numbered_batch(), 1).log_prob[0]))
     counts = np.bincount(place(jax.random.split(jax.random.key(0), 2000)), minlength=T * N)
     assert np.abs(counts - 2000 / (T * N)).max() < 45
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 1000, 4096, 5000])
+def test_a_permutation_holds_every_index_once(size):
+    """Indices and noise share one word: neither may spill into the other, at powers of two and between them."""
+    order = np.asarray(permutation(jax.random.key(1), size))
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+@pytest.mark.parametrize("size", [4096, 5000])
+def test_neighbours_do_not_stay_neighbours(size):
+    """With too few random bits, runs of indices would move together."""
+    order = np.asarray(permutation(jax.random.key(2), size))
+    assert (np.diff(order) == 1).mean() < 5 / size**0.5
+    assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 5 / size**0.5

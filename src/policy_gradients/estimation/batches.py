@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped
 
 
 class Batch(NamedTuple):
@@ -60,6 +60,22 @@ def shuffle(key: PRNGKeyArray, batch: Batch, num_minibatches: int) -> Batch:
 
     Every row is in exactly one minibatch. B must be a multiple of M.
     """
-    size = batch.valid.shape[0]
-    order = jnp.argsort(jax.random.bits(key, (size,), jnp.uint32))
+    order = permutation(key, batch.valid.shape[0])
     return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), batch)
+
+
+def permutation(key: PRNGKeyArray, size: int) -> Int[Array, " B"]:
+    """0 … size − 1 in random order.
+
+    Each index is sorted as the low bits of one word whose high bits are random: a sort of plain numbers is an order of
+    magnitude faster on a CPU than one of pairs. Indices with equal random bits keep their order; a second round breaks
+    these ties where more than one index in 256 would have one.
+    """
+    index_bits = max(1, (size - 1).bit_length())
+    low = jnp.uint32((1 << index_bits) - 1)
+    order = jnp.arange(size, dtype=jnp.int32)
+    for round_key in jax.random.split(key, 1 if index_bits <= 12 else 2):
+        noise = jax.random.bits(round_key, (size,), jnp.uint32) & ~low
+        words = jax.lax.sort(noise | jnp.arange(size, dtype=jnp.uint32), is_stable=False)
+        order = order[(words & low).astype(jnp.int32)]
+    return order

@@ -1,12 +1,14 @@
 """Playing whole episodes with a fixed policy: one compiled program, for simulators inside and outside of it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from policy_gradients import compilation
 from policy_gradients.environments.base import Environment, EnvState
 from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
@@ -81,7 +83,7 @@ def make_evaluator(
     # One step more per episode: a simulator that resets on the next step spends a dummy row on it.
     most = episodes * (limit + 1) if max_steps is None else max_steps
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compilation.for_few_runs())
     def play(key: Key, params: Params, statistics: Statistics, deterministic: Array) -> Episodes:
         reset_key, action_key = jax.random.split(key)
 

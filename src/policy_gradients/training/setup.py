@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from policy_gradients import compilation
 from policy_gradients.algorithms import ppo
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
 from policy_gradients.environments.host import with_cause
@@ -104,7 +105,9 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         seen = {**seen, **_saturation(trajectory, env.spec.action_map), **_nonfinite(trajectory)}
         return learner, after, {**metrics, **seen}
 
-    return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
+    donated = () if env.spec.on_host else (1, 2)
+    compiled = jax.jit(iteration, donate_argnums=donated, compiler_options=compilation.for_training())
+    return Parts(env, agent, algorithm, compiled)
 
 
 def _nonfinite(trajectory: Transition) -> Metrics:
@@ -131,13 +134,13 @@ def _saturation(trajectory: Transition, action_map: str) -> Metrics:
 def initial_state(parts: Parts, key: Key) -> RunState:
     """A learner that knows nothing and environments that have just been reset."""
     learner_key, env_key = jax.random.split(key)
-    learner = jax.jit(parts.algorithm.init)(learner_key)
+    learner = jax.jit(parts.algorithm.init, compiler_options=compilation.for_few_runs())(learner_key)
     return RunState(learner, with_cause(start_environments, parts.env, env_key))
 
 
 def start_environments(env: Environment, key: Key) -> Carry:
     """The environments reset. Compiled, so that no two arrays of the carry share a buffer that is later given away."""
-    return jax.jit(partial(init_carry, env))(key)
+    return jax.jit(partial(init_carry, env), compiler_options=compilation.for_few_runs())(key)
 
 
 def forget_running_returns(learner: LearnerState) -> LearnerState:
