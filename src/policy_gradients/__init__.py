@@ -11,7 +11,18 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # which type checkers take for true; importing it from `typing` would double the import's time
 
 _HOMES = {
-    "policy_gradients.algorithms": ("PPOConfig", "ppo"),
+    "policy_gradients.algorithms": (
+        "A2CConfig",
+        "PPOConfig",
+        "REINFORCEConfig",
+        "TRPOConfig",
+        "VMPOConfig",
+        "a2c",
+        "ppo",
+        "reinforce",
+        "trpo",
+        "vmpo",
+    ),
     "policy_gradients.deployment.numpy_policy": ("load_policy",),
     "policy_gradients.distributions": ("Categorical", "Normal", "TanhNormal"),
     "policy_gradients.environments.base": ("Environment", "EnvironmentFailure", "EnvironmentSpec", "Step"),
@@ -37,8 +48,16 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from policy_gradients.algorithms import A2CConfig as A2CConfig
     from policy_gradients.algorithms import PPOConfig as PPOConfig
+    from policy_gradients.algorithms import REINFORCEConfig as REINFORCEConfig
+    from policy_gradients.algorithms import TRPOConfig as TRPOConfig
+    from policy_gradients.algorithms import VMPOConfig as VMPOConfig
+    from policy_gradients.algorithms import a2c as a2c
     from policy_gradients.algorithms import ppo as ppo
+    from policy_gradients.algorithms import reinforce as reinforce
+    from policy_gradients.algorithms import trpo as trpo
+    from policy_gradients.algorithms import vmpo as vmpo
     from policy_gradients.deployment.numpy_policy import load_policy as load_policy
     from policy_gradients.distributions import Categorical as Categorical
     from policy_gradients.distributions import Normal as Normal
@@ -82,6 +101,7 @@ else:  # hidden from type checkers, so that they see a misspelt name
 
 
 __all__ = [
+    "A2CConfig",
     "ActorCritic",
     "Algorithm",
     "Categorical",
@@ -98,13 +118,17 @@ __all__ = [
     "Normal",
     "NormalizationConfig",
     "PPOConfig",
+    "REINFORCEConfig",
     "Run",
     "Step",
+    "TRPOConfig",
     "TanhNormal",
     "TrainingDiverged",
     "Transition",
     "UserError",
+    "VMPOConfig",
     "__version__",
+    "a2c",
     "actor_critic",
     "gae",
     "load_experiment",
@@ -113,8 +137,11 @@ __all__ = [
     "plot_runs",
     "ppo",
     "record_video",
+    "reinforce",
     "resume",
     "train",
+    "trpo",
+    "vmpo",
 ]
 
 

@@ -1,7 +1,9 @@
 """What the algorithms share: how a learner begins, how its critic judges a rollout, and how an update ends."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
@@ -9,6 +11,8 @@ from jax.flatten_util import ravel_pytree
 from policy_gradients.algorithms.diagnostics import learning_metrics
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import gae
+from policy_gradients.estimation.batches import Batch, flatten
+from policy_gradients.optimization.schedules import current_rate
 from policy_gradients.types import ActorCritic, Array, Key, LearnerState, Metrics, Params, Transition
 
 
@@ -51,6 +55,69 @@ def judge(agent: ActorCritic, config: Any, params: Params, statistics: norm.Stat
         gamma=config.gamma, gae_lambda=config.gae_lambda,
     )  # fmt: skip
     return Judgement(advantage, norm.normalize_value(statistics, advantage + real), value)
+
+
+STEP_METRICS = ("train/grad_norm", "train/grad_clipped_fraction", "train/nonfinite")
+"""What `descend` tells of a gradient step: ‖g‖ before the clip, whether it was clipped, whether it was not finite."""
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    max_grad_norm: float,
+    rate: Array,
+    learner: tuple[Array, optax.OptState],
+    loss: Array,
+    gradient: Any,
+) -> tuple[tuple[Array, optax.OptState], Array]:
+    """One step on the flat parameters: θ ← θ − rate · optimizer(g), and `STEP_METRICS` [3].
+
+    Args:
+        optimizer: Without a learning rate; clips the gradient to `max_grad_norm`.
+        max_grad_norm: The bound, to count when it was exceeded.
+        rate: Learning rate.
+        learner: Flat parameters and the optimiser's state.
+        loss: Its value, to see whether it is finite.
+        gradient: With respect to the parameters, as a pytree or flat.
+    """
+    flat, opt_state = learner
+    gradient = ravel_pytree(gradient)[0]
+    size = optax.tree.norm(gradient)
+    step, opt_state = optimizer.update(gradient, opt_state)
+    checks = jnp.stack([size > max_grad_norm, ~jnp.isfinite(loss + size)]).astype(jnp.float32)
+    return (flat - rate * jnp.asarray(step), opt_state), jnp.concatenate([size[None], checks])
+
+
+LOSS_METRICS = ("train/policy_gradient_loss", "train/value_loss")
+"""The parts of a loss that `one_step` expects."""
+
+
+def one_step(
+    optimizer: optax.GradientTransformation,
+    config: Any,
+    total_steps: int,
+    loss: Callable[[Params, Batch], tuple[Array, Array]],
+    state: LearnerState,
+    batch: Batch,
+) -> tuple[LearnerState, Metrics]:
+    """One gradient step on a whole batch: the learner after it (its statistics and step count as before), and metrics.
+
+    Args:
+        optimizer: Without a learning rate.
+        config: The algorithm's hyperparameters.
+        total_steps: Environment steps of the whole run, for the schedule.
+        loss: (params, batch) -> loss and `LOSS_METRICS` [2].
+        state: The learner.
+        batch: Leading axes [T, N].
+    """
+    (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, flatten(batch))
+    rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
+    flat, unravel = ravel_pytree(state.params)
+    learner = flat, state.opt_state
+    (flat, opt_state), checks = descend(optimizer, config.max_grad_norm, rate, learner, value, gradient)
+    learnt = state._replace(
+        params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=state.n_updates + 1
+    )
+    return learnt, dict(zip((*LOSS_METRICS, *STEP_METRICS), jnp.concatenate([parts, checks]), strict=True))
 
 
 def finish_update(

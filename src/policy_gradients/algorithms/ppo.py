@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from policy_gradients.algorithms.learner import finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import STEP_METRICS, descend, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_mean, masked_means, shuffle, standardize
 from policy_gradients.optimization.schedules import Schedule, current_rate, kl_adaptive
@@ -19,7 +19,7 @@ from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerSt
 
 STOP_AT = 1.5  # epochs end once the mean KL of one exceeds this multiple of target_kl (Stable-Baselines3's multiple)
 LOSS_METRICS = ("train/policy_gradient_loss", "train/value_loss", "train/clip_fraction", "train/approx_kl")
-STEP_METRICS = (*LOSS_METRICS, "train/grad_norm", "train/grad_clipped_fraction", "train/nonfinite")
+METRICS = (*LOSS_METRICS, *STEP_METRICS)
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,15 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
     target_kl = math.inf if config.target_kl is None else config.target_kl
     stop_at = math.inf if config.lr_schedule == "kl_adaptive" else STOP_AT * target_kl
 
-    def gradient_step(unravel: Callable[[Array], Params], learner: tuple, batch: Batch) -> tuple[tuple, Array]:
-        flat, opt_state, rate = learner
+    def gradient_step(unravel: Callable[[Array], Params], carry: tuple, batch: Batch) -> tuple[tuple, Array]:
+        learner, rate = carry
         if config.advantages == "minibatch":
             batch = batch._replace(advantage=standardize(batch.advantage, batch.valid))
-        (loss, parts), gradient = loss_and_gradient(unravel(flat), batch)
-        gradient = ravel_pytree(gradient)[0]
-        size = optax.tree.norm(gradient)
-        step, opt_state = optimizer.update(gradient, opt_state)
+        (loss, parts), gradient = loss_and_gradient(unravel(learner[0]), batch)
+        learner, checks = descend(optimizer, config.max_grad_norm, rate, learner, loss, gradient)
         if config.lr_schedule == "kl_adaptive":
             rate = kl_adaptive(rate, parts[3], target_kl)
-        checks = jnp.stack([size > config.max_grad_norm, ~jnp.isfinite(loss + size)]).astype(jnp.float32)
-        return (flat - rate * jnp.asarray(step), opt_state, rate), jnp.concatenate([parts, size[None], checks])
+        return (learner, rate), jnp.concatenate([parts, checks])
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         statistics, keys = state.statistics, jax.random.split(key, config.num_epochs)
@@ -125,7 +122,7 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
             index, learner, sums, _ = carry
             judged = first
             if config.recompute_advantages:
-                judged = judge(agent, config, unravel(learner[0]), statistics, seen)
+                judged = judge(agent, config, unravel(learner[0][0]), statistics, seen)
             if config.advantages == "batch":
                 judged = judged._replace(advantage=standardize(judged.advantage, seen.valid))
             batch = Batch(seen.obs, seen.action, seen.log_prob, *judged, seen.valid)
@@ -137,13 +134,13 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
             return (carry[0] < config.num_epochs) & (carry[3] <= stop_at)
 
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
-        start = (jnp.int32(0), (flat, state.opt_state, rate), jnp.zeros(len(STEP_METRICS), jnp.float32), jnp.float32(0))
-        epochs_run, (flat, opt_state, rate), sums, _ = jax.lax.while_loop(goes_on, epoch, start)
+        start = (jnp.int32(0), ((flat, state.opt_state), rate), jnp.zeros(len(METRICS), jnp.float32), jnp.float32(0))
+        epochs_run, ((flat, opt_state), rate), sums, _ = jax.lax.while_loop(goes_on, epoch, start)
 
         count = state.n_updates + epochs_run * config.num_minibatches
         learnt = state._replace(params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=count)
         state, metrics = finish_update(agent, config, state, learnt, trajectory, seen, first)
         ran = epochs_run.astype(jnp.float32)
-        return state, {**metrics, **dict(zip(STEP_METRICS, sums / ran, strict=True)), "train/epochs_run": ran}
+        return state, {**metrics, **dict(zip(METRICS, sums / ran, strict=True)), "train/epochs_run": ran}
 
     return Algorithm(partial(init_learner, agent, optimizer, config, num_envs), update)

@@ -33,6 +33,10 @@ class Categorical(NamedTuple):
         """KL(self ‖ other) = Σ_k p_k (log p_k − log q_k), nats."""
         return _expectation(self.log_probs, self.log_probs - other.log_probs)
 
+    def kl_parts(self, other: "Categorical") -> dict[str, Float[Array, "*batch"]]:
+        """`kl`, the only part that there is."""
+        return {"kl": self.kl(other)}
+
     def mode(self) -> Int[Array, "*batch"]:
         """The most probable action, int32; the lowest index among equals."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)

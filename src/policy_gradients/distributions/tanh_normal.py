@@ -65,6 +65,10 @@ class TanhNormal(NamedTuple):
         """KL(self ‖ other): equals that of the base Gaussians, as KL is invariant under one fixed invertible map."""
         return self.base.kl(other.base)
 
+    def kl_parts(self, other: "TanhNormal") -> dict[str, Float[Array, "*batch"]]:
+        """`kl_mean` and `kl_std` of the base Gaussians."""
+        return self.base.kl_parts(other.base)
+
     def mode(self) -> Float[Array, "*batch A"]:
         """μ: tanh(μ) is the median of each squashed coordinate (the density's own mode may lie at a bound)."""
         return self.mean

@@ -55,13 +55,13 @@ def flatten(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def shuffle(key: PRNGKeyArray, batch: Batch, num_minibatches: int) -> Batch:
+def shuffle(key: PRNGKeyArray, rows: Any, num_minibatches: int) -> Any:
     """A fresh permutation of the rows, cut into minibatches: leaves [B, …] become [M, B/M, …].
 
     Every row is in exactly one minibatch. B must be a multiple of M.
     """
-    order = permutation(key, batch.valid.shape[0])
-    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), batch)
+    order = permutation(key, jax.tree.leaves(rows)[0].shape[0])
+    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), rows)
 
 
 def permutation(key: PRNGKeyArray, size: int) -> Int[Array, " B"]:

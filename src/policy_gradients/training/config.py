@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from policy_gradients.algorithms.ppo import PPOConfig
+from policy_gradients.algorithms import A2CConfig, PPOConfig, REINFORCEConfig, TRPOConfig, VMPOConfig
 from policy_gradients.errors import UserError, suggest
 from policy_gradients.networks.actor_critic import NetworkConfig
 from policy_gradients.training.rules import broken_rules
 from policy_gradients.training.schema import Problem, Reader, leaves, to_plain
 
-Hyperparameters: TypeAlias = PPOConfig
-CONFIGS: dict[str, type[Hyperparameters]] = {"ppo": PPOConfig}
+Hyperparameters: TypeAlias = REINFORCEConfig | A2CConfig | TRPOConfig | PPOConfig | VMPOConfig
+CONFIGS: dict[str, type[Hyperparameters]] = {
+    "reinforce": REINFORCEConfig,
+    "a2c": A2CConfig,
+    "trpo": TRPOConfig,
+    "ppo": PPOConfig,
+    "vmpo": VMPOConfig,
+}
 """The hyperparameters of each algorithm, by its name."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policy_gradients.training.schema import Problem, leaves
 
@@ -36,6 +36,21 @@ RANGES = {
     "hyperparameters.max_grad_norm": POSITIVE,
     "hyperparameters.target_kl": POSITIVE,
     "hyperparameters.adam_eps": POSITIVE,
+    "hyperparameters.rms_decay": FRACTION,
+    "hyperparameters.rms_eps": POSITIVE,
+    "hyperparameters.max_kl": POSITIVE,
+    "hyperparameters.cg_iterations": AT_LEAST_ONE,
+    "hyperparameters.cg_damping": NOT_NEGATIVE,
+    "hyperparameters.line_search_steps": AT_LEAST_ONE,
+    "hyperparameters.line_search_shrink": Range("a number between 0 and 1", lambda x: 0 < x < 1),
+    "hyperparameters.value_epochs": AT_LEAST_ONE,
+    "hyperparameters.target_period": AT_LEAST_ONE,
+    "hyperparameters.dual_learning_rate": POSITIVE,
+    "hyperparameters.eps_eta": POSITIVE,
+    "hyperparameters.eps_mean": POSITIVE,
+    "hyperparameters.eps_std": POSITIVE,
+    "hyperparameters.eta_init": POSITIVE,
+    "hyperparameters.alpha_init": POSITIVE,
     "hyperparameters.normalization.obs_clip": POSITIVE,
     "hyperparameters.normalization.reward_scale": POSITIVE,
     "env.num_envs": AT_LEAST_ONE,
@@ -86,7 +101,8 @@ def _out_of_range(experiment: "Experiment") -> Iterator[Problem]:
 
 
 def _uneven_minibatches(experiment: "Experiment") -> str | None:
-    config, num_envs = experiment.hyperparameters, experiment.env.num_envs
+    config: Any = experiment.hyperparameters
+    num_envs = experiment.env.num_envs
     batch = config.num_steps * num_envs
     if batch % config.num_minibatches == 0:
         return None
@@ -105,7 +121,7 @@ def _less_than_one_update(experiment: "Experiment") -> str | None:
 
 
 def _no_kl_to_follow(experiment: "Experiment") -> str | None:
-    config = experiment.hyperparameters
+    config: Any = experiment.hyperparameters
     if config.lr_schedule != "kl_adaptive" or config.target_kl is not None:
         return None
     return "'kl_adaptive' follows target_kl, which is none; set it (0.008 is rl_games' value)."
@@ -116,6 +132,19 @@ def _scaled_twice(experiment: "Experiment") -> str | None:
     if not (config.reward and config.value):
         return None
     return "normalization.reward is on as well, so the critic's targets would be scaled twice; turn one off."
+
+
+def _no_mean_of_returns(experiment: "Experiment") -> str | None:
+    config: Any = experiment.hyperparameters
+    if config.baseline != "mean" or config.normalization.value:
+        return None
+    return "'mean' is the running mean of returns, which normalization.value keeps; turn that on, or use 'value'."
+
+
+def _torso_outside_the_trust_region(experiment: "Experiment") -> str | None:
+    if experiment.algorithm != "trpo" or not experiment.network.shared_torso:
+        return None
+    return "TRPO fits its critic after the policy's step, and a shared torso would move the policy with it; use false."
 
 
 def _upside_down(experiment: "Experiment") -> str | None:
@@ -139,6 +168,8 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Experiment"], str | None]] = {
     ("total_steps", "hyperparameters.num_steps", "env.num_envs"): _less_than_one_update,
     ("hyperparameters.lr_schedule", "hyperparameters.target_kl"): _no_kl_to_follow,
     ("hyperparameters.normalization.value", "hyperparameters.normalization.reward"): _scaled_twice,
+    ("hyperparameters.baseline", "hyperparameters.normalization.value"): _no_mean_of_returns,
+    ("network.shared_torso", "hyperparameters.max_kl"): _torso_outside_the_trust_region,
     ("network.log_std_range",): _upside_down,
     ("network.log_std_init", "network.log_std_range"): _starts_outside,
     ("env.action_map", "network.distribution"): _squash_missing,

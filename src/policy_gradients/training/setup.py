@@ -1,6 +1,7 @@
 """From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from policy_gradients import compilation
-from policy_gradients.algorithms import ppo
+from policy_gradients.algorithms import a2c, ppo, reinforce, trpo, vmpo
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
 from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
@@ -18,7 +19,13 @@ from policy_gradients.training.config import Experiment
 from policy_gradients.training.rollout import Carry, init_carry, rollout, rollout_metrics
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Transition
 
-CONSTRUCTORS = {"ppo": ppo}
+CONSTRUCTORS: dict[str, Callable[..., Algorithm]] = {
+    "reinforce": reinforce,
+    "a2c": a2c,
+    "trpo": trpo,
+    "ppo": ppo,
+    "vmpo": vmpo,
+}
 """The constructor of each algorithm by name."""
 
 
