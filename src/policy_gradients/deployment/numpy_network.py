@@ -30,6 +30,8 @@ def policy_network(description: PolicyDescription, tensors: Mapping[str, np.ndar
     """
     network = description.network
     layers: list[Layer] = []
+    if description.observation.clip is not None:
+        layers.append(_clip(description.observation.clip))
     if description.normalizer is not None:
         mean, var = (tensors[f"normalizer/{name}"].reshape(input_shape(description)) for name in ("mean", "var"))
         layers.append(_normalizer(mean, var, description.normalizer.epsilon, description.normalizer.clip))
@@ -95,6 +97,11 @@ def _chain(layers: list[Layer]) -> Layer:
         return x
 
     return apply
+
+
+def _clip(bound: float) -> Layer:
+    low, high = np.float32(-bound), np.float32(bound)
+    return lambda x: x.clip(low, high)
 
 
 def _normalizer(mean: np.ndarray, var: np.ndarray, epsilon: float, clip: float) -> Layer:
