@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from policy_gradients.deployment.description import CNN_LAYERS, Bounds, PolicyDescription
+from policy_gradients.deployment.description import CNN_LAYERS, ActionDescription, Bounds, PolicyDescription
 
 Layer: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -51,10 +51,9 @@ def control_map(description: PolicyDescription) -> Layer:
     action = description.action
     if action.kind == "discrete":
         return lambda index: index + action.start
-    low, high = bound_array(action.low, action.shape, -np.inf), bound_array(action.high, action.shape, np.inf)
+    low, high, half, centre = control_constants(action)
     if action.map == "none":
         return lambda u: u.clip(low, high)
-    half, centre = (high - low) / np.float32(2), (high + low) / np.float32(2)
     squash = np.tanh if action.map == "tanh" else lambda u: u
 
     def apply(u: np.ndarray) -> np.ndarray:
@@ -88,6 +87,13 @@ def bound_array(bounds: Bounds, shape: tuple[int, ...], unbounded: float) -> np.
     """Bounds as a float32 array of `shape`; where there is none, `unbounded`."""
     numbers = [unbounded if bound is None else bound for bound in bounds]
     return np.broadcast_to(np.array(numbers, np.float32), (math.prod(shape),)).reshape(shape).copy()
+
+
+def control_constants(action: ActionDescription) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest action, half the range and its middle; where there is no bound, the largest float32."""
+    largest = float(np.finfo(np.float32).max)
+    low, high = bound_array(action.low, action.shape, -largest), bound_array(action.high, action.shape, largest)
+    return low, high, high / np.float32(2) - low / np.float32(2), high / np.float32(2) + low / np.float32(2)
 
 
 def _chain(layers: list[Layer]) -> Layer:

@@ -133,6 +133,7 @@ class CPolicy:
     ) -> None:
         self.description = description
         self._observation = ObservationCheck(description.observation)
+        self._shape, self._dtype = description.observation.shape, np.dtype(description.observation.dtype)
         self._rng = np.random.default_rng(seed)
         try:
             loaded = ctypes.CDLL(str(Path(library).resolve()))
@@ -152,16 +153,18 @@ class CPolicy:
         self, obs: ArrayLike, *, deterministic: bool = True, rng: np.random.Generator | None = None
     ) -> np.ndarray:
         """As `NumpyPolicy.__call__`."""
-        x = self._observation(np.asarray(obs))
-        rng = None if deterministic else rng or self._rng
-        if x.ndim == len(self.description.observation.shape):
+        x = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
+        if deterministic and x.shape == self._shape and x.dtype == self._dtype:
+            return self._one(x, None)  # C itself refuses what is not finite
+        x, rng = self._observation(x), None if deterministic else rng or self._rng
+        if x.ndim == len(self._shape):
             return self._one(x, rng)
         return self._many(x, lambda row: self._one(row, rng), self._memory.answer())
 
     def distribution(self, obs: ArrayLike) -> dict[str, np.ndarray]:
         """As `NumpyPolicy.distribution`."""
         x = self._observation(np.asarray(obs))
-        if x.ndim == len(self.description.observation.shape):
+        if x.ndim == len(self._shape):
             numbers = self._describe(x)
         else:
             numbers = self._many(x, self._describe, self._memory.distribution)
@@ -192,8 +195,8 @@ class CPolicy:
 
     def _many(self, x: np.ndarray, function: Callable[[np.ndarray], Any], like: np.ndarray | np.int64) -> np.ndarray:
         """The function of every observation in a batch, with results shaped as `like`."""
-        lead = x.shape[: x.ndim - len(self.description.observation.shape)]
-        rows = [function(row) for row in x.reshape(-1, *self.description.observation.shape)]
+        lead = x.shape[: x.ndim - len(self._shape)]
+        rows = [function(row) for row in x.reshape(-1, *self._shape)]
         return np.array(rows, like.dtype).reshape(*lead, *like.shape)
 
 

@@ -9,7 +9,7 @@ from policy_gradients.deployment.bundle import Bundle
 from policy_gradients.deployment.c99.arithmetic import apply_layers, clamp, tanh
 from policy_gradients.deployment.description import ActionDescription
 from policy_gradients.deployment.layers import policy_layers
-from policy_gradients.deployment.numpy_network import bound_array
+from policy_gradients.deployment.numpy_network import control_constants
 
 TOLERANCE = 1e-5
 """How far runtimes may differ, as a share of the largest number in the answer or absolutely, where that is below 1."""
@@ -50,13 +50,6 @@ def tolerance_of(*answers: np.ndarray) -> np.ndarray:
     """`TOLERANCE` for each row [B] of answers [B, ...]."""
     sizes = [np.abs(answer).reshape(len(answer), -1).max(axis=1) for answer in answers]
     return (TOLERANCE * np.maximum(1, np.max(sizes, axis=0))).astype(np.float32)
-
-
-def control_constants(action: ActionDescription) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest action, half the range and its middle; where there is no bound, the largest float32."""
-    largest = float(np.finfo(np.float32).max)
-    low, high = bound_array(action.low, action.shape, -largest), bound_array(action.high, action.shape, largest)
-    return low, high, high / np.float32(2) - low / np.float32(2), high / np.float32(2) + low / np.float32(2)
 
 
 def _control(action: ActionDescription, u: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from policy_gradients.deployment.c99.arithmetic import (
 )
 from policy_gradients.deployment.c99.layers import layer_source
 from policy_gradients.deployment.c99.literals import array, literal
-from policy_gradients.deployment.c99.reference import Answers, control_constants, reference_answers
+from policy_gradients.deployment.c99.reference import Answers, reference_answers
 from policy_gradients.deployment.description import PolicyDescription, tensor_shapes
 from policy_gradients.deployment.layers import (
     Convolution,
@@ -31,6 +31,7 @@ from policy_gradients.deployment.layers import (
     output_size,
     policy_layers,
 )
+from policy_gradients.deployment.numpy_network import control_constants
 from policy_gradients.errors import UserError
 
 _GOLDEN_NUMBERS = 32_768
