@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train a policy",
     "resume": "continue a run where it stopped",
     "evaluate": "test a trained policy",
+    "export": "write a policy as C99, ONNX or one file",
+    "verify": "compare the runtimes of a policy",
     "plot": "draw learning curves of one or more runs",
     "envs": "list and describe environments",
     "benchmark": "time the simulator, the rollout and the whole iteration",
