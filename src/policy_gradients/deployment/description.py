@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 MAX_ELEMENTS = 1 << 28
 """Most numbers in one policy or one space: 1 GiB of float32."""
 
+_LARGEST = 3.4028234663852886e38  # of float32, in which runtimes compute
+
 CNN_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Filters, kernel and stride of `"features": "cnn"`, as `networks.features.NATURE_LAYERS`."""
 CNN_FEATURES = 512
@@ -229,7 +231,7 @@ def _decode(value: Any, kind: Any, path: str) -> Any:
         return tuple(_decode(item, args[0], f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and isinstance(value, Mapping) and issubclass(origin, Mapping):
         return {key: _decode(item, args[1], f"{path}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST:
         return float(value)
     if kind in (str, bool, int) and type(value) is kind:
         return value

@@ -251,7 +251,7 @@ def report(verification: Verification) -> str:
             ]
         ).rstrip()
         for row in rows
-    ]  # noqa: E501
+    ]
     lines += [f"not run: {name}: {reason}" for name, reason in verification.skipped.items()]
     verdict = f"within {TOLERANCE:g}" if verification.agrees else "NOT within the tolerance"
     lines.append(f"Golden vectors and {verification.observations:,} random observations: {verdict}.")

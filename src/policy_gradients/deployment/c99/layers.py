@@ -11,8 +11,8 @@ from string import Template
 import numpy as np
 
 from policy_gradients.deployment.c99.arithmetic import LEAK
+from policy_gradients.deployment.c99.helpers import ACTIVATIONS
 from policy_gradients.deployment.c99.literals import array, literal
-from policy_gradients.deployment.c99.templates import ACTIVATIONS
 from policy_gradients.deployment.layers import (
     LAYER_NORM_EPSILON,
     Activation,

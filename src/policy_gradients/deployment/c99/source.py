@@ -18,6 +18,7 @@ from policy_gradients.deployment.c99.arithmetic import (
     TANH_Q,
     halvings_for,
 )
+from policy_gradients.deployment.c99.helpers import HELPERS
 from policy_gradients.deployment.c99.layers import layer_source
 from policy_gradients.deployment.c99.literals import array, literal
 from policy_gradients.deployment.c99.reference import Answers, reference_answers
@@ -193,7 +194,7 @@ def _with_helpers(body: str, description: PolicyDescription) -> str:
         "factor": literal(0.5 / 2**halvings),
         "halvings": halvings,
     }
-    for name, text in reversed(templates.HELPERS.items()):
+    for name, text in reversed(HELPERS.items()):
         if f"{name}(" in body:
             body = f"{Template(text).substitute(numbers)}\n{body}"
     return body
