@@ -127,7 +127,7 @@ MUTATIONS: tuple[Callable[[np.random.Generator, Files], str], ...] = (
 
 def rehash(files: Files) -> None:
     """Makes every hash right, where policy.json still is what it should be."""
-    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
         document = json.loads(files[DESCRIPTION])
         for name in (WEIGHTS, GOLDEN):
             data = files[name]
