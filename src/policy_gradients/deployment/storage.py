@@ -117,7 +117,7 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in files.items():
+            for name, data in sorted(files.items()):
                 archive.writestr(zipfile.ZipInfo(name), data)
         new.replace(path)
     except OSError as error:

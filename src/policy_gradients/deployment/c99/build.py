@@ -64,7 +64,7 @@ def compile_c(
     out: Path,
     *,
     compiler: str | None = None,
-    flags: Sequence[str] = FLAGS,
+    flags: Sequence[str] | None = None,
     main: str | None = None,
 ) -> Path:
     """Compiles a generated file into a shared library, or into a program.
@@ -73,14 +73,14 @@ def compile_c(
         source: The `.c`.
         out: What to make.
         compiler: Name of the compiler; None for the first that `find_compiler` finds.
-        flags: Its options.
+        flags: Its options; None for `FLAGS`.
         main: Prefix of the policy whose `main` is wanted; None for a shared library.
 
     Raises:
         UserError: There is no compiler, or it fails.
     """
     kind = [f"-D{main.upper()}_MAIN"] if main else ["-shared", "-fPIC"]
-    command = [find_compiler(compiler), *flags, *kind, str(source), "-o", str(out), "-lm"]
+    command = [find_compiler(compiler), *(FLAGS if flags is None else flags), *kind, str(source), "-o", str(out), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
