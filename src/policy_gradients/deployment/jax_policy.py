@@ -26,31 +26,31 @@ class JaxPolicy:
         self.description = bundle.description
         self._check = ObservationCheck(bundle.description.observation)
         self._shape = bundle.description.observation.shape
-        self._program = jax.jit(_program(bundle))
+        program = _program(bundle)
+        self._program, self._act = jax.jit(program), jax.jit(lambda obs: program(obs)["action"])
         self._discrete = bundle.description.action.kind == "discrete"
 
     def __call__(self, obs: ArrayLike, *, deterministic: bool = True) -> np.ndarray:
         """As `NumpyPolicy.__call__`, without draws."""
         if not deterministic:
             raise NotImplementedError("The JAX policy of a bundle is for comparisons, which are deterministic.")
-        action = self._outputs(obs)["action"]
+        x, lead = self._batch(obs)
+        action = np.asarray(self._act(x))
+        check_output(action)
+        action = action.reshape(*lead, *action.shape[1:])
         return action.astype(np.int64) if self._discrete else action
 
     def distribution(self, obs: ArrayLike) -> dict[str, np.ndarray]:
         """As `NumpyPolicy.distribution`."""
-        return {name: array for name, array in self._outputs(obs).items() if name != "action"}
-
-    def _outputs(self, obs: ArrayLike) -> dict[str, np.ndarray]:
-        import jax
-
-        x = self._check(np.asarray(obs))
-        lead = x.shape[: x.ndim - len(self._shape)]
-        batch = x[None] if not lead else x.reshape(-1, *self._shape)
-        outputs = {name: np.asarray(array) for name, array in jax.device_get(self._program(batch)).items()}
+        x, lead = self._batch(obs)
+        outputs = {name: np.asarray(array) for name, array in self._program(x).items() if name != "action"}
         check_output(outputs["logits" if self._discrete else "mean"])
-        return {
-            name: array[0] if not lead else array.reshape(*lead, *array.shape[1:]) for name, array in outputs.items()
-        }
+        return {name: array.reshape(*lead, *array.shape[1:]) for name, array in outputs.items()}
+
+    def _batch(self, obs: ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Observations [B, *obs], and the batch axes that they came with."""
+        x = self._check(np.asarray(obs))
+        return x.reshape(-1, *self._shape), x.shape[: x.ndim - len(self._shape)]
 
 
 def _program(bundle: Bundle) -> Any:

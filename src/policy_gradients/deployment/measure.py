@@ -31,6 +31,9 @@ def load(runtime: str, bundle: Bundle, model: str) -> Any:
 
         return OnnxPolicy(model, bundle.description)
     if runtime == "JAX":
+        import jax
+
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the command line does: half the latency
         from policy_gradients.deployment.jax_policy import JaxPolicy
 
         return JaxPolicy(bundle)
@@ -102,4 +105,5 @@ def main(runtime: str, path: str, model: str, out: str, count: int, seconds: flo
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]), float(sys.argv[6]))
+    name, path, model, out, count, seconds = sys.argv[1:]
+    main(name, path, model, out, int(count), float(seconds))

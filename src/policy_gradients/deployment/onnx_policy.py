@@ -65,7 +65,7 @@ class OnnxPolicy:
             feeds["noise"] = self._noise(len(batch), None if deterministic else rng or self._rng)
         elif not deterministic:
             raise UserError("This ONNX model is deterministic; export it with --stochastic to draw actions.")
-        action = self._session.run(_ACTION, feeds)[0]
+        action: Any = self._session.run(_ACTION, feeds)[0]
         check_output(action)
         return action[0] if not lead else action.reshape(*lead, *action.shape[1:])
 
