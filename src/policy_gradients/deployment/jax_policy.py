@@ -30,8 +30,10 @@ class JaxPolicy:
         self._program, self._act = jax.jit(program), jax.jit(lambda obs: program(obs)["action"])
         self._discrete = bundle.description.action.kind == "discrete"
 
-    def __call__(self, obs: ArrayLike, *, deterministic: bool = True) -> np.ndarray:
-        """As `NumpyPolicy.__call__`, without draws."""
+    def __call__(
+        self, obs: ArrayLike, *, deterministic: bool = True, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """As `NumpyPolicy.__call__`, without draws: `rng` is not used."""
         if not deterministic:
             raise NotImplementedError("The JAX policy of a bundle is for comparisons, which are deterministic.")
         x, lead = self._batch(obs)
