@@ -80,7 +80,8 @@ def test_a_folder_without_a_policy_is_refused(run, tmp_path):
 def test_verify_finds_all_runtimes_equal(run, run_folder, monkeypatch):
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name)  # which conftest.py emptied, and processes of their own would read
-    code, out, _ = run("verify", str(run_folder), "--observations", "500")
+    code, out, err = run("verify", str(run_folder), "--observations", "500")
+    assert err == ""
     assert code == 0 and "within 1e-05" in out
     assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["JAX", "NumPy", "ONNX Runtime"]
 

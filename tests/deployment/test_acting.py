@@ -204,3 +204,12 @@ def test_a_zip_in_memory_of_nothing_is_refused(tmp_path: Path) -> None:
     zipfile.ZipFile(buffer, "w").close()
     (tmp_path / "empty.zip").write_bytes(buffer.getvalue())
     assert "not nothing" in refusal(tmp_path / "empty.zip")
+
+
+def test_jax_answers_one_observation_of_a_discrete_policy(make_agent: Make, tmp_path: Path) -> None:
+    from policy_gradients.deployment.jax_policy import JaxPolicy
+
+    path = make_agent(NetworkConfig(hidden=(4,)), discrete=True).write(tmp_path / "policy")
+    bundle, obs = read_bundle(path), np.ones(5)
+    assert JaxPolicy(bundle)(obs) == load_policy(path)(obs)
+    assert JaxPolicy(bundle).distribution(obs)["logits"].shape == (4,)

@@ -39,7 +39,7 @@ class JaxPolicy:
         x, lead = self._batch(obs)
         action = np.asarray(self._act(x))
         check_output(action)
-        action = action.reshape(*lead, *action.shape[1:])
+        action = action.reshape((*lead, *action.shape[1:]))
         return action.astype(np.int64) if self._discrete else action
 
     def distribution(self, obs: ArrayLike) -> dict[str, np.ndarray]:
@@ -47,7 +47,7 @@ class JaxPolicy:
         x, lead = self._batch(obs)
         outputs = {name: np.asarray(array) for name, array in self._program(x).items() if name != "action"}
         check_output(outputs["logits" if self._discrete else "mean"])
-        return {name: array.reshape(*lead, *array.shape[1:]) for name, array in outputs.items()}
+        return {name: array.reshape((*lead, *array.shape[1:])) for name, array in outputs.items()}
 
     def _batch(self, obs: ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
         """Observations [B, *obs], and the batch axes that they came with."""
