@@ -54,5 +54,5 @@ if __name__ == "__main__":
             print(label)
             plt.hist(ticks, np.geomspace(10, 1e5, 200), histtype="step", label=label)
     plt.gca().set(xscale="log", yscale="log", xlabel="µs from deadline to action and step", ylabel="ticks")
-    plt.legend()
-    plt.savefig("jitter.png", dpi=120)
+    plt.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    plt.savefig("jitter.png", dpi=120, bbox_inches="tight")
