@@ -12,7 +12,7 @@ from policy_gradients.errors import UserError, suggest
 if TYPE_CHECKING:
     from policy_gradients.deployment.bundle import Bundle
 
-FORMATS = ("c99", "onnx", "zip")
+FORMATS = ("c99", "onnx", "zip", "leapp")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -34,8 +34,9 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("export", "Writes a trained policy for another runtime; normaliser and action map are inside.")
     parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder, or a policy bundle")
-    parser.add_argument("--format", required=True, metavar="FORMAT", help="c99, onnx, or zip (the bundle as one file)")
-    parser.add_argument("--out", type=Path, help="c99: a folder (RUN/c99); else a file (RUN/policy.onnx, policy.zip)")
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="c99, onnx, zip (one file) or leapp")
+    out = "c99, leapp: a folder (RUN/c99, RUN/leapp); else a file (RUN/policy.onnx, RUN/policy.zip)"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--name", default="policy", help="c99: of the files and of every function (%(default)s)")
     parser.add_argument("--stochastic", action="store_true", help="onnx: an input `noise`, and drawn actions")
     parser.add_argument("--distribution", action="store_true", help="onnx: also put out mean and log σ, or logits")
@@ -53,6 +54,10 @@ def _export(options: argparse.Namespace, path: Path, bundle: "Bundle") -> list[P
         from policy_gradients.deployment.bundle import zip_bundle
 
         return [zip_bundle(path, options.out or beside / "policy.zip")]
+    if options.format == "leapp":
+        from policy_gradients.deployment.leapp import write_leapp
+
+        return write_leapp(bundle, options.out or beside / "leapp")
     from policy_gradients.deployment.onnx import read_metadata, write_onnx
 
     metadata = read_metadata(options.metadata) if options.metadata is not None else None
