@@ -89,7 +89,7 @@ def test_benchmark_tells_each_program_as_a_share_of_the_simulator():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("througput",), "expected throughput, got 'througput'. Did you mean 'throughput'?"),
+        (("througput",), "expected throughput or latency, got 'througput'. Did you mean 'throughput'?"),
         (("throughput", "--seconds", "0"), "--seconds: expected a number above 0, got '0'."),
         (("throughput", "--gama", "1"), "there is no flag --gama."),
     ],

@@ -1,4 +1,4 @@
-"""`policy-gradients benchmark throughput`: how fast the simulator, acting, and a whole iteration are here."""
+"""`policy-gradients benchmark`: how fast the simulator, acting, and a whole iteration are here; or one action."""
 
 import os
 import statistics
@@ -17,10 +17,16 @@ OPTIONS = ("--config", "--preset", "--seconds")
 SECONDS = 5.0
 """How long each part is timed: enough for a median over tens of iterations of the usual sizes."""
 
+KINDS = ("throughput", "latency")
+
 USAGE = """usage: policy-gradients benchmark throughput [ALGORITHM] [--env ID] [--seconds S] [settings of `train`]
 
 Times three compiled programs of num_steps × num_envs environment steps each: the simulator alone under random
-actions, the rollout (simulator and policy), and a whole iteration (rollout and update). Compilation is told apart."""
+actions, the rollout (simulator and policy), and a whole iteration (rollout and update). Compilation is told apart.
+
+       policy-gradients benchmark latency RUN [--seconds S]
+
+Times one action of a trained policy in every runtime, each in a process of its own."""
 
 
 class Timing(NamedTuple):
@@ -43,8 +49,12 @@ def run(arguments: Sequence[str]) -> int:
     if kind in ("-h", "--help"):
         print(USAGE)
         return 0
-    if kind != "throughput":
-        raise UserError(f"benchmark: expected throughput, got {kind!r}.{suggest(kind, ['throughput'])}")
+    if kind not in KINDS:
+        raise UserError(f"benchmark: expected {' or '.join(KINDS)}, got {kind!r}.{suggest(kind, KINDS)}")
+    if kind == "latency":
+        from policy_gradients.cli import latency
+
+        return latency.run(rest)
     start_jax()
     from policy_gradients.cli.flags import read_request
     from policy_gradients.cli.train import introduce

@@ -66,12 +66,12 @@ def find_bundle(path: Path) -> Path:
     Raises:
         UserError: There is none.
     """
+    if path.suffix == ".zip" and path.is_file():
+        return path
     for folder in (path, path / "policy", path / "policy_best"):
         if (folder / "policy.json").is_file():
             return folder
-    raise UserError(
-        f"evaluate: {path} holds no policy; give a run's folder that has finished, been evaluated once, or a bundle."
-    )
+    raise UserError(f"{path} holds no policy; give a run's folder that has finished, been evaluated once, or a bundle.")
 
 
 def environment_config(policy: "NumpyPolicy", bundle: Path) -> "EnvironmentConfig":

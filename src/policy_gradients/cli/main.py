@@ -12,9 +12,11 @@ COMMANDS = {
     "train": "train a policy",
     "resume": "continue a run where it stopped",
     "evaluate": "test a trained policy",
+    "export": "write a policy as C99, ONNX or one file",
+    "verify": "compare the runtimes of a policy",
     "plot": "draw learning curves of one or more runs",
     "envs": "list and describe environments",
-    "benchmark": "time the simulator, the rollout and the whole iteration",
+    "benchmark": "time the simulator, the rollout and the whole iteration, or one action",
 }
 """What each command does; its module has the same name."""
 
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for the process's own.
 
     Returns:
-        The exit code: 0, 1 where training diverged, 2 for bad input or a broken environment, 130 after Ctrl-C.
+        The exit code: 0, 1 where training diverged or runtimes disagree, 2 for bad input or a broken environment, 130
+        after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

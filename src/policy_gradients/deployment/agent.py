@@ -37,7 +37,14 @@ def describe_agent(
             "dt": spec.dt,
             "versions": dict(spec.versions),
         },
-        "observation": {"shape": obs.shape, "dtype": str(obs.dtype), **_bounds(obs), "names": spec.obs_names},
+        "observation": {
+            "shape": obs.shape,
+            "dtype": str(obs.dtype),
+            **_bounds(obs),
+            "names": spec.obs_names,
+            "frames": spec.frames,
+            "clip": spec.obs_clip,
+        },
         "action": _describe_action(spec),
         "network": {
             "features": "cnn" if pixels else "mlp",

@@ -1,4 +1,4 @@
-"""The policy bundle: a folder that holds all a trained policy needs to act, and nothing that executes.
+"""The policy bundle: a folder, or one `.zip`, that holds all a trained policy needs to act, and nothing that executes.
 
     policy.json          what the policy is: spaces, network, normaliser, action map, where it comes from, file hashes
     policy.safetensors   its weights and the normaliser's mean and variance, float32
@@ -11,8 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,11 +23,22 @@ from policy_gradients.deployment.agent import acting_tensors, describe_agent
 from policy_gradients.deployment.description import (
     FORMAT,
     FORMAT_VERSION,
+    MAX_ELEMENTS,
     PolicyDescription,
     parse_description,
     tensor_shapes,
 )
 from policy_gradients.deployment.golden import GOLDEN_ROWS, golden_vectors
+from policy_gradients.deployment.storage import (
+    DESCRIPTION,
+    GOLDEN,
+    NAMES,
+    WEIGHTS,
+    Storage,
+    open_storage,
+    write_folder,
+    write_zip,
+)
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +46,6 @@ if TYPE_CHECKING:
     from policy_gradients.estimation.normalization import NormalizationConfig, Statistics
     from policy_gradients.networks.actor_critic import NetworkConfig
 
-_JSON, _WEIGHTS, _GOLDEN = "policy.json", "policy.safetensors", "golden.safetensors"
 _MAX_JSON_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of a safetensors file
 
@@ -69,7 +77,7 @@ def write_bundle(
     """Writes the policy as a bundle; at every moment `path` holds the old bundle, the new one, or nothing.
 
     Args:
-        path: The folder; a bundle that is there already is replaced.
+        path: The folder, or a file that ends in `.zip`; a bundle that is there already is replaced.
         spec: The environment that the policy was trained in.
         network: What `params` were made from by `networks.actor_critic`.
         normalization: How observations were normalised.
@@ -86,30 +94,28 @@ def write_bundle(
     tensors = acting_tensors(params, statistics)
     _check_tensors(tensors, tensor_shapes(description), f"{path}: the parameters")
     files = {
-        _WEIGHTS: safetensors.numpy.save(tensors),
-        _GOLDEN: safetensors.numpy.save(golden_vectors(description, tensors)),
+        WEIGHTS: safetensors.numpy.save(tensors),
+        GOLDEN: safetensors.numpy.save(golden_vectors(description, tensors)),
     }
     hashes = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in files.items()}
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": hashes, **document}
     document["sha256"] = _document_hash(document)
-    files[_JSON] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-    _replace_folder(Path(path), files)
+    files[DESCRIPTION] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    (write_zip if Path(path).suffix == ".zip" else write_folder)(Path(path), files)
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """The bundle in a folder, after every check: format version, hashes, names, shapes, finiteness, sizes.
+    """The bundle at a path, after every check: format version, hashes, names, shapes, finiteness, sizes.
 
     Args:
-        path: The bundle, or a run's folder that holds one as `policy`.
+        path: The bundle's folder, a run's folder that holds one as `policy`, or a zip.
 
     Raises:
         UserError: There is no bundle, or something is wrong with it.
     """
-    folder = Path(path)
-    if not (folder / _JSON).is_file() and (folder / "policy" / _JSON).is_file():
-        folder = folder / "policy"
-    document = _read_document(folder)
-    with _naming(folder):
+    storage = open_storage(path)
+    document = _read_document(storage)
+    with _naming(storage.path):
         description = parse_description(
             {
                 key: value
@@ -118,11 +124,24 @@ def read_bundle(path: str | Path) -> Bundle:
             }
         )
         shapes = tensor_shapes(description)
-    tensors = _read_tensors(folder, _WEIGHTS, document, sum(map(math.prod, shapes.values())))
-    _check_tensors(tensors, shapes, f"{folder / _WEIGHTS}: the tensors")
-    golden = _read_tensors(folder, _GOLDEN, document, _golden_limit(description))
-    _check_golden(golden, description, folder / _GOLDEN)
+    tensors = _read_tensors(storage, WEIGHTS, document, sum(map(math.prod, shapes.values())))
+    _check_tensors(tensors, shapes, f"{storage.path / WEIGHTS}: the tensors")
+    golden = _read_tensors(storage, GOLDEN, document, _golden_limit(description))
+    _check_golden(golden, description, storage.path / GOLDEN)
     return Bundle(description, tensors, golden)
+
+
+def zip_bundle(path: str | Path, out: str | Path) -> Path:
+    """Writes a bundle as one file, after all checks of reading; its path.
+
+    Raises:
+        UserError: There is no bundle, something is wrong with it, or the file cannot be written.
+    """
+    read_bundle(path)
+    storage = open_storage(path)
+    files = {name: storage.read(name, _MAX_JSON_BYTES + MAX_ELEMENTS * 8) for name in NAMES}
+    write_zip(Path(out), {name: data for name, data in files.items() if data is not None})
+    return Path(out)
 
 
 def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
@@ -163,11 +182,10 @@ def _check_golden(golden: Mapping[str, np.ndarray], description: PolicyDescripti
         raise UserError(f"{path}: the golden vectors hold a NaN or an infinity; export the policy again from its run.")
 
 
-def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / _JSON
-    if not path.is_file():
-        raise UserError(f"{folder} is not a policy bundle: there is no {_JSON} in it.")
-    data = _read_file(path, _MAX_JSON_BYTES)
+def _read_document(storage: Storage) -> dict[str, Any]:
+    path, data = storage.path / DESCRIPTION, storage.read(DESCRIPTION, _MAX_JSON_BYTES)
+    if data is None:
+        raise UserError(f"{storage.path} is not a policy bundle: there is no {DESCRIPTION} in it.")
     try:
         document = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -196,42 +214,34 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _read_tensors(folder: Path, name: str, document: Mapping[str, Any], elements: int) -> dict[str, np.ndarray]:
+def _read_tensors(storage: Storage, name: str, document: Mapping[str, Any], elements: int) -> dict[str, np.ndarray]:
     """The tensors of one file whose hash is right and which holds at most so many numbers."""
-    path = folder / name
+    path = storage.path / name
     entry = document.get("files", {}).get(name) if isinstance(document.get("files"), dict) else None
     if not isinstance(entry, dict):
-        raise UserError(f"{folder / _JSON}: files.{name}: this key is missing.")
-    if not path.is_file():
-        raise UserError(f"{folder} is not complete: there is no {name} in it.")
-    data = _read_file(path, elements * 8 + _MAX_HEADER_BYTES)
+        raise UserError(f"{storage.path / DESCRIPTION}: files.{name}: this key is missing.")
+    data = storage.read(name, elements * 8 + _MAX_HEADER_BYTES)
+    if data is None:
+        raise UserError(f"{storage.path} is not complete: there is no {name} in it.")
     if len(data) != entry.get("bytes"):
         raise UserError(f"{path} is cut off or overlong: it has {len(data)} bytes, not {str(entry.get('bytes'))[:40]}.")
     if _sha256(data) != entry.get("sha256"):
-        raise UserError(f"{path} is damaged: its sha256 is not the one in {_JSON}; copy or export the policy again.")
+        raise UserError(
+            f"{path} is damaged: its sha256 is not the one in {DESCRIPTION}; copy or export the policy again."
+        )
     try:
         return safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a safetensors file ({error}).") from None
 
 
-def _read_file(path: Path, most: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > most:
-            raise UserError(f"{path} has {size} bytes, but at most {most} were expected.")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
 @contextlib.contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Puts the folder before what goes wrong with its policy.json."""
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the path before what goes wrong with its policy.json."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def _sha256(data: bytes) -> str:
@@ -242,36 +252,3 @@ def _document_hash(document: Mapping[str, Any]) -> str:
     """SHA-256 of all of policy.json but this very key, keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     return _sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
-
-
-def _replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """A folder with exactly these files at `path`, written beside it and moved there when complete."""
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    if path.exists() and not (path / _JSON).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists and is not a policy bundle; choose another path for the policy.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        for name, data in files.items():
-            with (new / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _swap(new, path, old)
-    except OSError as error:
-        raise UserError(f"{path}: the policy bundle cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(new: Path, path: Path, old: Path) -> None:
-    if path.exists():
-        path.replace(old)
-    try:
-        new.replace(path)
-    except OSError:
-        if old.exists():
-            old.replace(path)
-        raise

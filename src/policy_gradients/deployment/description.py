@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 MAX_ELEMENTS = 1 << 28
 """Most numbers in one policy or one space: 1 GiB of float32."""
 
+_LARGEST = 3.4028234663852886e38  # of float32, in which runtimes compute
+
 CNN_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Filters, kernel and stride of `"features": "cnn"`, as `networks.features.NATURE_LAYERS`."""
 CNN_FEATURES = 512
@@ -40,13 +42,22 @@ class EnvironmentDescription:
 
 @dataclass(frozen=True)
 class ObservationDescription:
-    """One observation, as the training environment gave it: of stacked frames, all of them."""
+    """One observation, as the policy takes it.
+
+    Attributes:
+        shape: Of stacked frames, all of them, joined along the last axis, oldest first.
+        frames: How many observations of the simulator one holds; above 1, whoever acts stacks them
+            (`frames.FrameStack`). An episode begins with its first observation repeated.
+        clip: Bound of every raw coordinate, or None; every runtime clips by itself.
+    """
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "uint8"]
     low: Bounds
     high: Bounds
     names: tuple[str, ...] = ()
+    frames: int = 1
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,9 @@ def _check(description: PolicyDescription) -> None:
         _require(small, path, f"{shape}")
     _require(math.prod(obs.shape) <= MAX_ELEMENTS, "observation.shape", f"{obs.shape}")
     _check_bounds("observation", obs.low, obs.high, math.prod(obs.shape))
+    divides = obs.frames >= 1 and (obs.frames == 1 or (obs.shape != () and obs.shape[-1] % obs.frames == 0))
+    _require(divides, "observation.frames", f"{obs.frames} of observations {obs.shape}")
+    _require(obs.clip is None or (obs.clip > 0 and obs.dtype == "float32"), "observation.clip", f"{obs.clip}")
     _require(network.features == "mlp" or len(obs.shape) == 3, "network.features", f"a cnn on vectors of {obs.shape}")
     low, high = network.log_std_range
     _require(-100 <= low <= high <= 100, "network.log_std_range", f"{network.log_std_range}")
@@ -217,7 +231,7 @@ def _decode(value: Any, kind: Any, path: str) -> Any:
         return tuple(_decode(item, args[0], f"{path}[{i}]") for i, item in enumerate(value))
     if origin is not None and isinstance(value, Mapping) and issubclass(origin, Mapping):
         return {key: _decode(item, args[1], f"{path}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST:
         return float(value)
     if kind in (str, bool, int) and type(value) is kind:
         return value

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from policy_gradients.deployment.description import CNN_LAYERS, Bounds, PolicyDescription
+from policy_gradients.deployment.description import CNN_LAYERS, ActionDescription, Bounds, PolicyDescription
 
 Layer: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -30,6 +30,8 @@ def policy_network(description: PolicyDescription, tensors: Mapping[str, np.ndar
     """
     network = description.network
     layers: list[Layer] = []
+    if description.observation.clip is not None:
+        layers.append(_clip(description.observation.clip))
     if description.normalizer is not None:
         mean, var = (tensors[f"normalizer/{name}"].reshape(input_shape(description)) for name in ("mean", "var"))
         layers.append(_normalizer(mean, var, description.normalizer.epsilon, description.normalizer.clip))
@@ -49,10 +51,9 @@ def control_map(description: PolicyDescription) -> Layer:
     action = description.action
     if action.kind == "discrete":
         return lambda index: index + action.start
-    low, high = bound_array(action.low, action.shape, -np.inf), bound_array(action.high, action.shape, np.inf)
+    low, high, half, centre = control_constants(action)
     if action.map == "none":
         return lambda u: u.clip(low, high)
-    half, centre = (high - low) / np.float32(2), (high + low) / np.float32(2)
     squash = np.tanh if action.map == "tanh" else lambda u: u
 
     def apply(u: np.ndarray) -> np.ndarray:
@@ -88,6 +89,13 @@ def bound_array(bounds: Bounds, shape: tuple[int, ...], unbounded: float) -> np.
     return np.broadcast_to(np.array(numbers, np.float32), (math.prod(shape),)).reshape(shape).copy()
 
 
+def control_constants(action: ActionDescription) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest action, half the range and its middle; where there is no bound, the largest float32."""
+    largest = float(np.finfo(np.float32).max)
+    low, high = bound_array(action.low, action.shape, -largest), bound_array(action.high, action.shape, largest)
+    return low, high, high / np.float32(2) - low / np.float32(2), high / np.float32(2) + low / np.float32(2)
+
+
 def _chain(layers: list[Layer]) -> Layer:
     def apply(x: np.ndarray) -> np.ndarray:
         for layer in layers:
@@ -95,6 +103,11 @@ def _chain(layers: list[Layer]) -> Layer:
         return x
 
     return apply
+
+
+def _clip(bound: float) -> Layer:
+    low, high = np.float32(-bound), np.float32(bound)
+    return lambda x: x.clip(low, high)
 
 
 def _normalizer(mean: np.ndarray, var: np.ndarray, epsilon: float, clip: float) -> Layer:

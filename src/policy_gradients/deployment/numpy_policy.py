@@ -3,20 +3,20 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from policy_gradients.deployment.bundle import read_bundle
-from policy_gradients.deployment.description import PolicyDescription
+from policy_gradients.deployment.description import ActionDescription, PolicyDescription
 from policy_gradients.deployment.numpy_network import (
+    bound_array,
     control_map,
     distribution_parameters,
     input_shape,
     policy_network,
 )
-from policy_gradients.errors import UserError
+from policy_gradients.deployment.observations import ObservationCheck, check_output
 
 
 def load_policy(path: str | Path, *, seed: int | None = None) -> "NumpyPolicy":
@@ -47,7 +47,9 @@ class NumpyPolicy:
     ) -> None:
         self.description = description
         self._shape = description.observation.shape
-        self._dtype = np.dtype(description.observation.dtype)
+        self._check = ObservationCheck(description.observation)
+        has_moments = description.normalizer is not None
+        self._moments = (tensors["normalizer/mean"], tensors["normalizer/var"]) if has_moments else None
         self._input_shape = input_shape(description)
         self._network = policy_network(description, tensors)
         self._parameters = distribution_parameters(description, tensors)
@@ -69,7 +71,7 @@ class NumpyPolicy:
             float32 [*batch, A] within the simulator's bounds, or int64 [*batch] with the space's `start` added.
 
         Raises:
-            UserError: The observation has another shape or type, or holds a NaN or an infinity.
+            RefusedObservation: The observation has another shape or type, holds a NaN or an infinity, or overflows.
         """
         out = self._outputs(obs)
         if self.description.action.kind == "discrete":
@@ -86,45 +88,66 @@ class NumpyPolicy:
         """The distribution's parameters, before the action map: `mean` and `log_std`, or `logits`.
 
         Raises:
-            UserError: As for acting.
+            RefusedObservation: As for acting.
         """
         return self._parameters(self._outputs(obs))
 
+    def diagnose(self, obs: ArrayLike) -> dict[str, np.ndarray]:
+        """The deterministic action and what explains it; slower than acting.
+
+        Returns:
+            `action`; `mean` and `log_std`, or `logits`; `clipped`, the share [*batch] of the observation's coordinates
+            that the normaliser clips, which tells an observation unlike those of training; `saturated`, the share
+            [*batch] of the action's coordinates at a bound; `entropy` [*batch], nats, before the action map.
+
+        Raises:
+            RefusedObservation: As for acting.
+        """
+        parameters, action = self.distribution(obs), self(obs)
+        x = self._check(np.asarray(obs))
+        return {
+            "action": action,
+            **parameters,
+            "clipped": _clipped_share(self.description, self._moments, x),
+            "saturated": _saturated_share(self.description.action, action),
+            "entropy": _entropy(parameters),
+        }
+
     def _outputs(self, obs: ArrayLike) -> np.ndarray:
-        x = self._checked(np.asarray(obs))
+        x = self._check(np.asarray(obs))
         if x.ndim == len(self._shape):
             out = self._network(x.reshape(self._input_shape))
         else:
             lead = x.shape[: x.ndim - len(self._shape)]
             out = self._network(x.reshape(-1, *self._input_shape))
             out = out.reshape(*lead, out.shape[-1])
-        if not _finite(out):
-            raise UserError("The policy's output is not finite: the observation is too large for its network.")
+        check_output(out)
         return out
 
-    def _checked(self, x: np.ndarray) -> np.ndarray:
-        """The observations with the network's dtype; anything else is refused rather than guessed at."""
-        if x.shape[x.ndim - len(self._shape) :] != self._shape or x.ndim < len(self._shape):
-            raise UserError(
-                f"The policy expects observations of shape {self._shape}, alone or with batch axes before it, "
-                f"not an array of shape {x.shape}."
-            )
-        if x.dtype != self._dtype:
-            x = self._converted(x)
-        if self._dtype == np.float32 and not _finite(x):
-            raise UserError("The observation holds a NaN or an infinity; the policy does not act on it.")
-        return x
 
-    def _converted(self, x: np.ndarray) -> np.ndarray:
-        kind: Any = x.dtype.kind
-        if self._dtype == np.float32 and kind in "fiub":
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which is refused
-                return x.astype(np.float32)
-        if kind in "iu" and (x.size == 0 or (x.min() >= 0 and x.max() <= 255)):
-            return x.astype(np.uint8)
-        raise UserError(f"The policy expects observations of {self._dtype}, not of {x.dtype}.")
+def _clipped_share(
+    description: PolicyDescription, moments: tuple[np.ndarray, np.ndarray] | None, x: np.ndarray
+) -> np.ndarray:
+    axes = tuple(range(x.ndim - len(description.observation.shape), x.ndim))
+    if moments is None or description.normalizer is None:
+        return np.zeros(x.shape[: axes[0] if axes else x.ndim])
+    mean, var = moments
+    beyond = np.abs(x - mean) >= description.normalizer.clip * np.sqrt(var + description.normalizer.epsilon)
+    return beyond.mean(axis=axes)
 
 
-def _finite(x: np.ndarray) -> bool:
-    """Whether no number is a NaN or an infinity."""
-    return np.count_nonzero(np.isfinite(x)) == x.size  # a third of the time of np.isfinite(x).all()
+def _saturated_share(action: ActionDescription, taken: np.ndarray) -> np.ndarray:
+    if action.kind == "discrete":
+        return np.zeros(taken.shape)
+    low, high = bound_array(action.low, action.shape, -np.inf), bound_array(action.high, action.shape, np.inf)
+    return ((taken <= low) | (taken >= high)).mean(axis=-1)
+
+
+def _entropy(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of the categorical distribution, or of the Gaussian before any squashing; nats."""
+    if "logits" not in parameters:
+        return (parameters["log_std"] + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=-1)
+    logits = parameters["logits"] - parameters["logits"].max(axis=-1, keepdims=True)
+    weights = np.exp(logits)
+    total = weights.sum(axis=-1)
+    return np.log(total) - (weights * logits).sum(axis=-1) / total

@@ -71,6 +71,8 @@ class EnvironmentSpec:
         action_map: How a drawn action becomes the simulator's: "none", "clip" (clip to [−1, 1], then to the bounds)
             or "tanh" (squash, then to the bounds). Set by `wrappers.rescale_actions`.
         control_bounds: The simulator's own Box of actions, before the action map; None for Discrete.
+        frames: Observations that `wrappers.frame_stack` joined into one.
+        obs_clip: Bound that `wrappers.clip_obs` put on every coordinate of an observation, or None.
         dt: Seconds of simulated time per step, where the simulator has time.
         obs_names, action_names: Names of the coordinates, where the simulator has them.
         versions: Library versions that decide the physics, by name.
@@ -86,6 +88,8 @@ class EnvironmentSpec:
     exact_resume: bool = True
     action_map: str = "none"
     control_bounds: Box | None = None
+    frames: int = 1
+    obs_clip: float | None = None
     dt: float | None = None
     obs_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()

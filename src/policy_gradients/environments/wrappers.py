@@ -75,7 +75,8 @@ def clip_obs(env: Environment, bound: float) -> Environment:
         raise UserError(f"{env.spec.id} observes pixels, which need no clipping; leave obs_clip out.")
     clip = lambda obs: jnp.clip(obs, -bound, bound)  # noqa: E731
     clipped = box(np.clip(space.low, -bound, bound), np.clip(space.high, -bound, bound), space.shape, space.dtype)
-    return _map_obs(env, clip, clipped)
+    wrapped = _map_obs(env, clip, clipped)
+    return wrapped._replace(spec=replace(wrapped.spec, obs_clip=min(bound, env.spec.obs_clip or bound)))
 
 
 def clip_rewards(env: Environment, low: float, high: float) -> Environment:
@@ -169,7 +170,8 @@ def frame_stack(env: Environment, k: int) -> Environment:
         inner = {name.removeprefix("stacked."): array for name, array in arrays.items() if name != "frames"}
         return FrameStackState(env.restore(inner, state.env_state), jnp.asarray(arrays["frames"], space.dtype))
 
-    spec = replace(env.spec, obs_space=Box(repeat(space.low), repeat(space.high), space.dtype), obs_names=())
+    joined = Box(repeat(space.low), repeat(space.high), space.dtype)
+    spec = replace(env.spec, obs_space=joined, frames=k * env.spec.frames, obs_names=())
     return Environment(spec, reset, step, snapshot, restore, env.close)
 
 
