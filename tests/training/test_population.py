@@ -75,6 +75,7 @@ def test_a_simulator_on_the_host_has_one_member():
     assert found.shape == (4, 1) and np.isfinite(found[-1]).all()
 
 
+@pytest.mark.slow
 def test_closing_closes_the_environments(monkeypatch):
     closed = []
 
@@ -89,6 +90,7 @@ def test_closing_closes_the_environments(monkeypatch):
     assert closed == [True]
 
 
+@pytest.mark.slow
 def test_a_stop_request_ends_the_course_before_the_next_update():
     asked = iter([False, False, True])
     assert len(list(train_members(CARTPOLE, [Member({}, 1000)], lambda: next(asked)))) == 2

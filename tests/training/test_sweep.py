@@ -116,7 +116,7 @@ def test_a_continued_sweep_draws_other_settings_than_before(trained, tmp_path):
     assert len({outcome.settings[RATE] for outcome in outcomes}) == 6
 
 
-def test_a_trial_below_the_median_is_stopped_in_its_first_seed(trained, tmp_path):
+def test_a_trial_below_the_median_is_stopped_early(trained, tmp_path):
     trained.score = lambda member, moment: 0.0 if len(trained) <= 2 * STARTUP_TRIALS else -1.0
     _, outcomes = run_sweep(made(tmp_path / "s", trials=STARTUP_TRIALS + 1), tmp_path / "s")
     assert [outcome.score for outcome in outcomes] == [0.0] * STARTUP_TRIALS + [None]
@@ -136,10 +136,16 @@ def test_a_trial_that_diverges_or_never_ends_an_episode_has_no_score(trained, tm
     assert not (tmp_path / "s" / "best.yaml").exists()
 
 
+def test_one_seed_that_diverges_is_enough(trained, tmp_path):
+    trained.score = lambda member, moment: math.nan if member.seed == 1000 else -math.inf
+    _, outcomes = run_sweep(made(tmp_path / "s", trials=1), tmp_path / "s")
+    assert outcomes[0].note == "diverged"
+
+
 def test_settings_that_do_not_go_together_cost_one_trial_and_are_told(trained, tmp_path):
     space = {"num_steps": [3], "num_minibatches": [32], **SPACE}
     told = []
-    run_sweep(made(tmp_path / "s", trials=2, space=space), tmp_path / "s", told.append)
+    run_sweep(made(tmp_path / "s", trials=2, space=space), tmp_path / "s", lambda outcome, best: told.append(outcome))
     assert len(told) == 2 and not trained
     assert "32 does not divide num_steps × num_envs" in told[0].note
 

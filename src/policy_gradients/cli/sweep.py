@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     folder, sweep = _asked(request)
     create_sweep(sweep, folder)
     print(f"Sweep folder: {folder}\n{_introduction(sweep)}", flush=True)
-    status, outcomes = run_sweep(sweep, folder, _Lines(sweep.trials))
+    status, outcomes = run_sweep(sweep, folder, _Lines())
     return _report(sweep, folder, status, outcomes)
 
 
@@ -57,7 +57,7 @@ def _asked(request: "Request") -> tuple[Path, "Sweep"]:
     options, experiment = request.options, request.experiment
     counts = {name: _count(f"--{name}", options) for name in ("trials", "seeds", "parallel") if f"--{name}" in options}
     folder = Path(options["--sweep-dir"]) if "--sweep-dir" in options else _new_folder(experiment)
-    if not request.settings and set(options) <= {"--sweep-dir", "--trials"}:
+    if not request.settings and set(options) <= {"--sweep-dir", "--trials", "--parallel"}:
         if not (folder / "sweep.yaml").is_file():
             raise UserError("sweep: name an algorithm (sweep ppo --env CartPole-v1), or a sweep's folder to continue.")
         return folder, replace(load_sweep(folder), **counts)
@@ -108,19 +108,15 @@ def _introduction(sweep: "Sweep") -> str:
 class _Lines:
     """Prints a line for each trial that has come to an end."""
 
-    def __init__(self, trials: int) -> None:
-        self._began, self._count, self._trials = time.perf_counter(), 0, trials
-        self._best: Outcome | None = None
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
 
-    def __call__(self, outcome: "Outcome") -> None:
+    def __call__(self, outcome: "Outcome", best: "Outcome | None") -> None:
         from policy_gradients.training.progress import format_seconds
-        from policy_gradients.training.study import best_of
 
-        self._count += 1
-        self._best = best_of([each for each in (self._best, outcome) if each is not None])
         parts = [f"trial {outcome.number}", outcome.note if outcome.score is None else f"return {outcome.score:,.1f}"]
-        if self._best is not None:
-            parts.append(f"best {self._best.score:,.1f} (trial {self._best.number})")
+        if best is not None:
+            parts.append(f"best {best.score:,.1f} (trial {best.number})")
         parts.append(format_seconds(time.perf_counter() - self._began))
         parts.append(", ".join(f"{path[-1]} {_shown(value)}" for path, value in outcome.settings.items()))
         print(" · ".join(parts), flush=True)

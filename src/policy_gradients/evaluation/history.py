@@ -34,9 +34,7 @@ def plot_history(trials: Sequence[tuple[int, float | None]], out: Path, title: s
         axes.plot(*scored.T, "o", color=COLOURS[1], markersize=4.5, label="a trial")
         if without:
             foot = axes.get_ylim()[0]
-            axes.plot(
-                without, [foot] * len(without), "|", color=GREY, markersize=9, label="stopped early", clip_on=False
-            )
+            axes.plot(without, [foot] * len(without), "|", color=GREY, markersize=9, label="ended early", clip_on=False)
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
         axes.set_xlabel("trial", fontsize=9, color=GREY)
         axes.set_ylabel("return at the end, mean over seeds", fontsize=9, color=GREY)

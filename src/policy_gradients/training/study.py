@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,9 @@ class Outcome(NamedTuple):
     note: str  # why there is no score
 
 
+Tell: TypeAlias = Callable[[Outcome, Outcome | None], None]
+
+
 class RunningTrial:
     """A trial at work: where it reports, and what its seeds have returned so far.
 
@@ -69,7 +72,7 @@ class RunningTrial:
         self._stages[-1].append(returns)
         step, self._step = self._step, self._step + 1
         value = float(np.mean(returns))
-        if value == -math.inf:
+        if np.isneginf(returns).any():
             self.end(Ended.DIVERGED)
         if not math.isfinite(value):
             return
@@ -106,14 +109,14 @@ class Study:
     Args:
         journal: Its file; made, or continued.
         space: What trials may change.
-        tell: Called with each trial that has come to an end.
+        tell: Called with each trial that has come to an end, and the best so far.
         warm_up: Reports of a trial before it can be stopped: early returns say little of late ones.
 
     Raises:
         UserError: Optuna is not installed.
     """
 
-    def __init__(self, journal: Path, space: Space, tell: Callable[[Outcome], None], warm_up: int) -> None:
+    def __init__(self, journal: Path, space: Space, tell: Tell, warm_up: int) -> None:
         self._optuna = import_optuna()
         self._space, self._tell = space, tell
         _drop_cut_line(journal)
@@ -150,7 +153,7 @@ class Study:
 
         def ended(score: float | None) -> None:
             self._study.tell(trial, score, state=pruned if score is None else None)
-            self._tell(self._outcome(self._study.trials[trial.number]))
+            self._tell(self._outcome(self._study.trials[trial.number]), best_of(self.outcomes()))
 
         return RunningTrial(trial, self._space, ended)
 

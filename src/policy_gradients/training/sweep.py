@@ -4,7 +4,7 @@ A sweep is a folder: `sweep.yaml` says what is searched, `journal.jsonl` what wa
 is what to train with.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from policy_gradients.training.schema import to_plain
 from policy_gradients.training.setup import make_environment
 from policy_gradients.training.signals import StopRequests
 from policy_gradients.training.space import Space, is_number, nest, read_space, setting, to_plain_space
-from policy_gradients.training.study import Ended, Outcome, RunningTrial, Study, best_of
+from policy_gradients.training.study import Ended, Outcome, RunningTrial, Study, Tell, best_of
 
 TUNING_SEEDS = (1000, 1001, 1002, 1003, 1004)
 """The only seeds that trials use, so that no seed of a result has ever been tuned on."""
@@ -48,7 +48,7 @@ _COUNTS = ("trials", "seeds", "parallel")
 
 
 def create_sweep(sweep: Sweep, folder: Path) -> None:
-    """Makes the sweep's folder; the very same sweep may be there already, with another number of trials.
+    """Makes the sweep's folder; the same sweep may be there already, with another number of trials.
 
     Raises:
         UserError: Another sweep, or something else, is there; or the folder cannot be made.
@@ -57,7 +57,7 @@ def create_sweep(sweep: Sweep, folder: Path) -> None:
 
     file = folder / "sweep.yaml"
     if file.is_file():
-        if replace(load_sweep(folder), trials=sweep.trials) != sweep:
+        if replace(load_sweep(folder), trials=sweep.trials, parallel=sweep.parallel) != sweep:
             raise UserError(
                 f"{folder} holds a sweep with other settings; choose another --sweep-dir, or continue that one with "
                 f"nothing but --sweep-dir {folder}."
@@ -92,15 +92,13 @@ def load_sweep(folder: Path) -> Sweep:
     return Sweep(experiment, read_space(space, experiment, str(file)), **counts)
 
 
-def run_sweep(
-    sweep: Sweep, folder: Path, tell: Callable[[Outcome], None] = lambda outcome: None
-) -> tuple[str, list[Outcome]]:
+def run_sweep(sweep: Sweep, folder: Path, tell: Tell = lambda outcome, best: None) -> tuple[str, list[Outcome]]:
     """Runs the trials that are missing, and keeps the best settings in `best.yaml`.
 
     Args:
         sweep: As in the folder.
         folder: The sweep's own, made by `create_sweep`.
-        tell: Called with each trial that has come to an end.
+        tell: Called with each trial that has come to an end, and the best so far.
 
     Returns:
         "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM); and all trials that have come to an end.
