@@ -46,7 +46,7 @@ def make_run(folder: Path, algorithm: str = "ppo", env: str = "Toy-v0", seed: in
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Figure]:
     """The figure that `plot_runs` would save."""
     figures: list[Figure] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(plots, "save_picture", lambda figure, out: figures.append(figure))
 
     def draw(runs: list[Path], **options: Any) -> Figure:
         plot_runs(runs, tmp_path / "curve.png", **options)

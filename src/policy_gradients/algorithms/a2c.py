@@ -8,7 +8,7 @@ import optax
 
 from policy_gradients.algorithms.learner import finish_update, init_learner, judge, one_step
 from policy_gradients.estimation import normalization as norm
-from policy_gradients.estimation.batches import Batch, masked_mean, masked_means, standardize
+from policy_gradients.estimation.batches import Batch, known_zero, masked_mean, masked_means, standardize
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Params, Transition
 
 
@@ -54,7 +54,7 @@ def a2c_loss(agent: ActorCritic, config: A2CConfig, params: Params, batch: Batch
     log_prob = distribution.log_prob(batch.action)
     parts = masked_means((-log_prob * batch.advantage, 0.5 * (batch.target - value) ** 2), batch.valid)
     loss = parts[0] + config.value_coef * parts[1]
-    if config.entropy_coef:
+    if not known_zero(config.entropy_coef):
         loss -= config.entropy_coef * masked_mean(distribution.entropy(), batch.valid)
     return loss, parts
 

@@ -34,6 +34,7 @@ class Request(NamedTuple):
     preset: Preset | None
     options: dict[str, str]
     help: bool
+    settings: dict[str, Any]  # sparse: what was said here rather than in a file
 
 
 def read_request(arguments: Sequence[str], options: Iterable[str]) -> Request:
@@ -54,7 +55,8 @@ def read_request(arguments: Sequence[str], options: Iterable[str]) -> Request:
     file = load_mapping(Path(given.options["--config"])) if "--config" in given.options else {}
     preset = given.options.get("--preset", "auto")
     experiment, found = compose(file, named, given.settings, preset=preset)
-    return Request(experiment, found, given.options, len(tokens) + len(named) < len(arguments))
+    asked_for_help = len(tokens) + len(named) < len(arguments)
+    return Request(experiment, found, given.options, asked_for_help, {**named, **given.settings})
 
 
 def flag_name(path: Sequence[str]) -> str:

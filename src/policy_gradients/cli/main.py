@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a policy",
     "resume": "continue a run where it stopped",
     "evaluate": "test a trained policy",
+    "sweep": "tune an algorithm's settings",
     "export": "write a policy as C99, ONNX or one file",
     "verify": "compare the runtimes of a policy",
     "plot": "draw learning curves of one or more runs",

@@ -20,6 +20,14 @@ class Batch(NamedTuple):
     valid: Bool[Array, "*batch"]
 
 
+def known_zero(coefficient: float | Float[Array, ""]) -> bool:
+    """True where a coefficient is 0 when the program is made, so that its term need not be computed.
+
+    An array may be another number in each run of the program, or in each member of a `vmap`, and is never known.
+    """
+    return not isinstance(coefficient, jax.Array) and coefficient == 0.0
+
+
 def masked_mean(x: Float[Array, "*shape"], valid: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """⟨x⟩ = Σ w x / Σ w over valid rows; NaN where there is none. What stands in other rows never matters."""
     return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid, dtype=x.dtype)

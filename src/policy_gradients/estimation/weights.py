@@ -35,7 +35,7 @@ def exponential_weights(
 
 
 def temperature_loss(
-    eta: Float[Array, ""], advantage: Float[Array, " B"], selected: Bool[Array, " B"], eps_eta: float
+    eta: Float[Array, ""], advantage: Float[Array, " B"], selected: Bool[Array, " B"], eps_eta: float | Float[Array, ""]
 ) -> Float[Array, ""]:
     """L_η = η ε_η + η log mean_D̃ exp(Â/η), over the selected rows only.
 

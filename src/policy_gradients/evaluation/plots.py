@@ -18,8 +18,8 @@ from policy_gradients.evaluation.curves import Band, Curve, Group, RunLog, avera
 _TRAINING, _DETERMINISTIC, _SAMPLED = "rollout/ep_rew_mean", "eval/mean_reward", "eval/stochastic_mean_reward"
 _STEPS = "time/total_timesteps"
 # Okabe and Ito's colours, told apart by colour-blind eyes too; black and yellow left out.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_GREY = "#666666"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#666666"
 _NAMES = {
     _TRAINING: "return of an episode",
     _DETERMINISTIC: "return of an episode, deterministic evaluation",
@@ -53,7 +53,7 @@ def plot_runs(run_dirs: Sequence[str | Path], out: str | Path, x: str = _STEPS, 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a style of the user's would not go with what is set below
         figure = _figure(panels, x, y)
-        _save(figure, Path(out))
+        save_picture(figure, Path(out))
 
 
 def _figure(panels: dict[str, list[RunLog]], x: str, y: str | None) -> Figure:
@@ -74,22 +74,22 @@ def _figure(panels: dict[str, list[RunLog]], x: str, y: str | None) -> Figure:
             shown = _TRAINING
         else:
             for group in groups:
-                colours.setdefault(group.label, _COLOURS[len(colours) % len(_COLOURS)])
+                colours.setdefault(group.label, COLOURS[len(colours) % len(COLOURS)])
             _draw_groups(each, groups, colours, x, shown)
         _dress(each, env_id, runs, x, shown)
     if any(len(group.runs) > 1 for runs in panels.values() for group in group_runs(runs)):
         note = "Lines are means over seeds, bands 95 % bootstrap intervals of the mean; thin lines are single seeds."
-        figure.supxlabel(note, fontsize=9, color=_GREY)
+        figure.supxlabel(note, fontsize=9, color=GREY)
     return figure
 
 
 def _draw_run(axes: Axes, run: RunLog, x: str) -> None:
     """Training faint, deterministic evaluation strong, sampled evaluation dashed."""
-    colour = _COLOURS[0]
+    colour = COLOURS[0]
     ends = []
     for metric, name, style in (
         (_TRAINING, "training", {"color": colour, "alpha": 0.35, "linewidth": 1.2}),
-        (_SAMPLED, "sampled\nevaluation", {"color": _COLOURS[1], "linewidth": 1.2, "linestyle": (0, (4, 2))}),
+        (_SAMPLED, "sampled\nevaluation", {"color": COLOURS[1], "linewidth": 1.2, "linestyle": (0, (4, 2))}),
         (_DETERMINISTIC, "deterministic\nevaluation", {"color": colour, "linewidth": 2.2}),
     ):
         curve = run.curve(x, metric)
@@ -151,10 +151,15 @@ def _dress(axes: Axes, env_id: str, runs: Sequence[RunLog], x: str, y: str) -> N
         unit, word = (1e6, "millions") if end >= 1e6 else (1e3, "thousands")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
         name = f"{name} ({word})"
-    axes.set_xlabel(f"{name}\n{_caption(runs)}", fontsize=9, linespacing=1.8, color=_GREY)
-    axes.set_ylabel(_NAMES.get(y, y), fontsize=9, color=_GREY)
+    axes.set_xlabel(f"{name}\n{_caption(runs)}", fontsize=9, linespacing=1.8, color=GREY)
+    axes.set_ylabel(_NAMES.get(y, y), fontsize=9, color=GREY)
+    plain_axes(axes)
+
+
+def plain_axes(axes: Axes) -> None:
+    """A faint grid, no frame but the foot, and numbers with their thousands apart."""
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}" if abs(value) < 1e6 else f"{value:.3g}")
-    axes.tick_params(labelsize=9, colors=_GREY, length=0)
+    axes.tick_params(labelsize=9, colors=GREY, length=0)
     axes.grid(color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
@@ -209,7 +214,7 @@ def _check_metrics(runs: Sequence[RunLog], x: str, y: str | None) -> None:
             raise UserError(f"{run.path} has no {' or '.join(shown)} to plot yet; let it run until an episode ends.")
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save_picture(figure: Figure, out: Path) -> None:
     """The picture at `out`, whole or not at all."""
     picture: Any = io.BytesIO()
     try:

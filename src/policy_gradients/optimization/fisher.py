@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 def fisher_vector_product(
     kl: Callable[[Float[Array, " P"]], Float[Array, ""]],
     params: Float[Array, " P"],
-    damping: float = 0.0,
+    damping: float | Float[Array, ""] = 0.0,
 ) -> Callable[[Float[Array, " P"]], Float[Array, " P"]]:
     """v ↦ J[∇ KL](θ) v + ζ v: the Jacobian of the mean KL's gradient, times v, forward over reverse.
 

@@ -20,7 +20,7 @@ def backtrack(
     accepts: Callable[[Float[Array, " P"]], Bool[Array, ""]],
     start: Float[Array, " P"],
     step: Float[Array, " P"],
-    shrink: float,
+    shrink: float | Float[Array, ""],
     trials: int,
 ) -> Accepted:
     """The first of start + κ^j · step, j = 0 … J − 1, that is accepted; else the start.

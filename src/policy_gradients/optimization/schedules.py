@@ -22,7 +22,9 @@ def linear(initial: float | Float[Array, ""], step: Float[Array, ""], total_step
     return initial * jnp.maximum(0.0, 1.0 - step / total_steps)
 
 
-def kl_adaptive(learning_rate: Float[Array, ""], kl: Float[Array, ""], target: float) -> Float[Array, ""]:
+def kl_adaptive(
+    learning_rate: Float[Array, ""], kl: Float[Array, ""], target: float | Float[Array, ""]
+) -> Float[Array, ""]:
     """Divides the learning rate by 1.5 where KL > 2·target, multiplies it by 1.5 where KL < ½·target.
 
     The scheme of rl_games and rsl_rl; a KL that is not a number leaves the rate as it is.
@@ -31,7 +33,9 @@ def kl_adaptive(learning_rate: Float[Array, ""], kl: Float[Array, ""], target: f
     return jnp.clip(learning_rate * factor, *KL_ADAPTIVE_RANGE)
 
 
-def current_rate(schedule: Schedule, initial: float, state: LearnerState, total_steps: int) -> Float[Array, ""]:
+def current_rate(
+    schedule: Schedule, initial: float | Float[Array, ""], state: LearnerState, total_steps: int
+) -> Float[Array, ""]:
     """The learning rate that an update starts with: on the line, or the one that the last update left."""
     if schedule == "linear":
         return linear(initial, state.step.as_float(), total_steps)

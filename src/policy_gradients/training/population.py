@@ -1,0 +1,151 @@
+"""Many runs as one program: members that differ in their seed and in numbers among their hyperparameters.
+
+Where the environment is written in JAX, the iteration is mapped over the members; beside a simulator on the host there
+is one member. Either way the numbers are arguments of the program, so other numbers need no other program.
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policy_gradients import compilation
+from policy_gradients.environments.base import Environment
+from policy_gradients.environments.host import with_cause
+from policy_gradients.training.config import Experiment
+from policy_gradients.training.products import Evaluation
+from policy_gradients.training.rollout import Carry, init_carry
+from policy_gradients.training.setup import build, make_agent, make_environment
+from policy_gradients.types import ActorCritic, Array, Key, LearnerState, Metrics
+
+REPORTS = 20
+"""Returns told of a member without evaluations: as many as an experiment's default has evaluations."""
+
+
+class Member(NamedTuple):
+    """What one member has of its own."""
+
+    numbers: Mapping[str, float]  # hyperparameters of type float by name; the same names in every member
+    seed: int
+
+
+def moments(experiment: Experiment) -> tuple[int, ...]:
+    """The updates after which members are judged: those of the experiment's evaluations, or else 20 evenly spread."""
+    steps_per_update = experiment.env.num_envs * experiment.hyperparameters.num_steps
+    updates = max(1, math.ceil(experiment.total_steps / steps_per_update))
+    times = experiment.evaluation.num_evaluations or REPORTS
+    return tuple(sorted({math.ceil(updates * k / times) for k in range(1, times + 1)}))
+
+
+def train_members(
+    experiment: Experiment, members: Sequence[Member], stopped: Callable[[], object] = lambda: False
+) -> Generator[np.ndarray]:
+    """Trains members side by side; yields their returns at each of the `moments`, [len(members)].
+
+    A return is that of the deterministic policy in an evaluation, as `train` makes it with that seed, or without
+    evaluations that of the last 100 training episodes: NaN where none has finished, −∞ from where a member met numbers
+    that are not finite. Closing the generator ends the training.
+
+    Args:
+        experiment: What all members have in common.
+        members: One alone beside a simulator on the host.
+        stopped: Asked before every update; true ends the generator.
+
+    Raises:
+        UserError, EnvironmentFailure: As in training.
+    """
+    env = make_environment(experiment, experiment.env.num_envs)
+    judge = None
+    try:
+        agent = make_agent(experiment, env.spec)
+        if experiment.evaluation.num_evaluations:
+            config = replace(experiment, evaluation=replace(experiment.evaluation, stochastic_episodes=0))
+            judge = Evaluation.build(config, agent, partial(make_environment, config, evaluation=True))
+        yield from _course(experiment, members, env, agent, judge, stopped)
+    finally:
+        env.close()
+        if judge is not None:
+            judge.env.close()
+
+
+def _course(
+    experiment: Experiment,
+    members: Sequence[Member],
+    env: Environment,
+    agent: ActorCritic,
+    judge: Evaluation | None,
+    stopped: Callable[[], object],
+) -> Generator[np.ndarray]:
+    numbers = {name: jnp.array([m.numbers[name] for m in members], jnp.float32) for name in members[0].numbers}
+    seeds = jnp.array([member.seed for member in members], jnp.uint32)
+    init_keys, keys, eval_keys, _ = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 4), out_axes=1)(seeds)
+    start, iterate = _programs(experiment, env, agent)
+    learner, carry = with_cause(start, numbers, init_keys)
+    due = moments(experiment)
+    lost = np.zeros(len(members), bool)
+    for update in range(due[-1]):
+        if stopped():
+            return
+        learner, carry, metrics = with_cause(iterate, numbers, keys, jnp.uint32(update), learner, carry)
+        told = jax.device_get(metrics)
+        lost |= np.any([count > 0 for name, count in told.items() if "/nonfinite" in name], axis=0)
+        if update + 1 in due:
+            if judge is None:
+                returns = np.asarray(told["rollout/ep_rew_mean"], np.float64)
+            else:
+                returns = _evaluate(judge, jax.vmap(partial(_fold, update + 1))(eval_keys), learner, lost)
+            yield np.where(lost, -math.inf, returns)
+
+
+def _fold(update: int, key: Key) -> Key:
+    return jax.random.fold_in(key, update)
+
+
+def _programs(experiment: Experiment, env: Environment, agent: ActorCritic) -> tuple[Any, Any]:
+    """`(numbers, keys) -> learners, carries` and `(numbers, keys, update, learners, carries) -> …`, compiled."""
+
+    def with_numbers(numbers: Mapping[str, Array]) -> Experiment:
+        return replace(experiment, hyperparameters=replace(experiment.hyperparameters, **numbers))
+
+    def start(numbers: Mapping[str, Array], key: Key) -> tuple[LearnerState, Carry]:
+        learner_key, env_key = jax.random.split(key)
+        algorithm = build(with_numbers(numbers), env, agent).algorithm
+        return algorithm.init(learner_key), init_carry(env, env_key)
+
+    def iterate(
+        numbers: Mapping[str, Array], key: Key, update: Array, learner: LearnerState, carry: Carry
+    ) -> tuple[LearnerState, Carry, Metrics]:
+        iteration = build(with_numbers(numbers), env, agent).iteration
+        return iteration(jax.random.fold_in(key, update), learner, carry)
+
+    host = env.spec.on_host
+    first = jax.jit(_over_members(start, (0, 0), host), compiler_options=compilation.for_few_runs())
+    each = _over_members(iterate, (0, 0, None, 0, 0), host)
+    donated = () if host else (3, 4)
+    return first, jax.jit(each, donate_argnums=donated, compiler_options=compilation.for_training())
+
+
+def _over_members(function: Callable[..., Any], axes: tuple[int | None, ...], on_host: bool) -> Callable[..., Any]:
+    """The function mapped over members; beside a simulator on the host, over the one that there is."""
+    if not on_host:
+        return jax.vmap(function, in_axes=axes)
+
+    def single(*args: Any) -> Any:
+        own = [arg if axis is None else jax.tree.map(lambda x: x[0], arg) for arg, axis in zip(args, axes, strict=True)]
+        return jax.tree.map(lambda x: x[None], function(*own))
+
+    return single
+
+
+def _evaluate(judge: Evaluation, keys: Key, learner: LearnerState, lost: np.ndarray) -> np.ndarray:
+    """The deterministic policy's mean return of each member that is not lost."""
+    returns = np.full(lost.shape, np.nan)
+    for i in np.flatnonzero(~lost):
+        params, statistics = jax.tree.map(lambda x, i=i: x[i], (learner.params, learner.statistics))
+        returns[i] = judge(keys[i], params, statistics)["eval/mean_reward"]
+    return returns
