@@ -25,14 +25,15 @@ class Trainer:
         import jax
 
         from policy_gradients.training.config import parse_experiment
-        from policy_gradients.training.setup import build, initial_state, make_environment
+        from policy_gradients.training.setup import build, compile_iteration, initial_state, make_environment
 
         experiment = parse_experiment(settings["experiment"])
         parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
-        self._state = tuple(initial_state(parts, jax.random.key(experiment.seed)))
+        state = initial_state(parts, jax.random.key(experiment.seed))
+        self._state = tuple(state)
         self._key = jax.random.key(experiment.seed)
         began = time.perf_counter()
-        self._program = parts.iteration.lower(self._key, *self._state).compile()
+        self._program = compile_iteration(parts, self._key, state)
         self.compile_seconds = time.perf_counter() - began
         self._fold_in, self._fetch = jax.random.fold_in, jax.device_get
         self._per_update = experiment.env.num_envs * experiment.hyperparameters.num_steps

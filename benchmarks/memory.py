@@ -20,7 +20,7 @@ from typing import Any
 from contest import Contestant, can_import, end_cleanly_on_sigterm, source_environment
 from processes import peak_mib, resident_mib, watch
 from report import Report, table, versions
-from settings import PPOSetting
+from settings import Setting
 from startup import CONSOLE_SCRIPT
 
 UPDATES = (10, 20, 50, 100, 200, 500, 1000)
@@ -48,7 +48,7 @@ def training_peak(name: str, script: str, settings: dict[str, Any], python: str)
         }
 
 
-def command_peak(setting: PPOSetting, folder: Path, name: str) -> dict[str, Any]:
+def command_peak(setting: Setting, folder: Path, name: str) -> dict[str, Any]:
     """Peak memory of the command, sampled ten times a second so that processes it ended count too, MiB."""
     peak = 0.0
     process = _train(setting, folder, name, setting.return_steps)
@@ -61,7 +61,7 @@ def command_peak(setting: PPOSetting, folder: Path, name: str) -> dict[str, Any]
     return {"peak_mib": peak, "steps": setting.return_steps, "versions": versions()}
 
 
-def growth(setting: PPOSetting, folder: Path) -> dict[str, Any]:
+def growth(setting: Setting, folder: Path) -> dict[str, Any]:
     """Resident memory after each of `UPDATES`, MiB; evaluation is off, as its first one compiles its own program."""
     seen: dict[int, float] = {}
     total = (UPDATES[-1] + 50) * setting.num_envs * setting.num_steps
@@ -95,7 +95,7 @@ class _LineCount:
         return self._lines
 
 
-def _train(setting: PPOSetting, folder: Path, name: str, total_steps: int, *flags: str) -> subprocess.Popen:
+def _train(setting: Setting, folder: Path, name: str, total_steps: int, *flags: str) -> subprocess.Popen:
     import yaml
 
     config = folder / "config.yaml"
@@ -119,7 +119,7 @@ def _follow(process: subprocess.Popen, look: Callable[[], None], every: float, l
             process.wait(60)
 
 
-def measure_peaks(options: argparse.Namespace, setting: PPOSetting) -> dict[str, Any]:
+def measure_peaks(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """Peaks of all contestants, MiB."""
     peaks: dict[str, Any] = {}
     if can_import(options.peer_python, "stable_baselines3"):
@@ -165,13 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     report = Report(options.out, options.fresh)
 
-    setting = PPOSetting("HalfCheetah-v4", 8, 256, 64, 10, return_steps=options.steps)
+    setting = Setting("HalfCheetah-v4", 8, 256, 64, 10, return_steps=options.steps)
     section = report.find("peak", setting.plain())
     if section is None:
         section = report.add("peak", setting.plain(), {"label": setting.label, **measure_peaks(options, setting)})
     print(show_peaks(section), flush=True)
 
-    small = PPOSetting("HalfCheetah-v4", 8, 16, 128, 1)
+    small = Setting("HalfCheetah-v4", 8, 16, 128, 1)
     section = report.find("growth", small.plain())
     if section is None:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:

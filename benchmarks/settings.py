@@ -1,22 +1,23 @@
-"""PPO settings that every library is given alike."""
+"""Settings that every library is given alike."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class PPOSetting:
-    """A task and the settings of PPO on it.
+class Setting:
+    """A task and the settings of an algorithm on it.
 
     Attributes:
         env: Gymnasium's id.
         num_envs, num_steps: N and T of a rollout.
-        minibatch: Samples per gradient step.
-        num_epochs: Passes over a rollout.
+        minibatch: Samples per gradient step (TRPO: of the critic; A2C: the whole rollout).
+        num_epochs: Passes over a rollout (TRPO: of the critic; A2C: one).
         hidden: Widths of the hidden layers, of policy and critic alike; both are separate and use tanh.
         learning_rate, gamma, gae_lambda: As everywhere.
         normalize: Observations and rewards by their running statistics.
         return_steps: Environment steps after which the return is stated.
+        algorithm: "ppo", "trpo" or "a2c".
     """
 
     env: str
@@ -30,13 +31,15 @@ class PPOSetting:
     gae_lambda: float = 0.95
     normalize: bool = True
     return_steps: int = 300_000
+    algorithm: str = "ppo"
 
     @property
     def label(self) -> str:
         """'HalfCheetah-v4, 8 × 256 steps, minibatch 64, 10 epochs, 64-64'."""
         net = "-".join(map(str, self.hidden))
+        name = "" if self.algorithm == "ppo" else f"{self.algorithm.upper()}, "
         return (
-            f"{self.env}, {self.num_envs:,} × {self.num_steps} steps, minibatch {self.minibatch:,}, "
+            f"{name}{self.env}, {self.num_envs:,} × {self.num_steps} steps, minibatch {self.minibatch:,}, "
             f"{self.num_epochs} epoch{'s' * (self.num_epochs > 1)}, {net}"
         )
 
@@ -49,19 +52,23 @@ class PPOSetting:
 
         Our critic's loss has a ½ that Stable-Baselines3's has not: value_coef 1 here is 0.5 there.
         """
-        hyperparameters = {
+        common = {
             "num_steps": self.num_steps,
-            "num_minibatches": self.num_envs * self.num_steps // self.minibatch,
-            "num_epochs": self.num_epochs,
             "learning_rate": self.learning_rate,
             "lr_schedule": "constant",
             "gamma": self.gamma,
             "gae_lambda": self.gae_lambda,
-            "value_coef": 1.0,
             "normalization": {"obs": self.normalize, "reward": self.normalize},
         }
+        minibatches = self.num_envs * self.num_steps // self.minibatch
+        own = {
+            "ppo": {"num_minibatches": minibatches, "num_epochs": self.num_epochs, "value_coef": 1.0},
+            "trpo": {"num_minibatches": minibatches, "value_epochs": self.num_epochs, "cg_iterations": 15},
+            "a2c": {"value_coef": 1.0},
+        }
+        hyperparameters = {**common, **own[self.algorithm]}
         return {
-            "algorithm": "ppo",
+            "algorithm": self.algorithm,
             "env": {"id": self.env, "num_envs": self.num_envs},
             "hyperparameters": hyperparameters,
             "network": {"hidden": list(self.hidden), "activation": "tanh"},

@@ -1,4 +1,4 @@
-"""Environment steps per second of PPO training, beside other libraries and beside bare simulators.
+"""Environment steps per second of training, beside other libraries and beside bare simulators.
 
 Ours is the whole compiled iteration, rollout and update with its metrics fetched, in steady state; compile time is
 stated apart, and the return that the same settings reach stands beside the speed. Everything in a section is measured
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from contest import Contestant, ContestantFailure, all_closed, can_import, end_cleanly_on_sigterm, take_turns
 from report import Report, paired_ratio, spread, summary, table
-from settings import PPOSetting
+from settings import Setting
 
 SB3, MUJOCO, ENVPOOL = "stable-baselines3", "mujoco", "envpool"
 OURS = "policy_gradients"
@@ -31,20 +31,27 @@ RETURN_TIMEOUT = 3600.0
 class Section(NamedTuple):
     """One setting and whom it is measured against."""
 
-    setting: PPOSetting
+    setting: Setting
     against: tuple[str, ...]
 
 
-def _cheetah(num_envs: int, num_steps: int, minibatch: int, num_epochs: int) -> PPOSetting:
-    return PPOSetting("HalfCheetah-v4", num_envs, num_steps, minibatch, num_epochs)
+def _cheetah(num_envs: int, num_steps: int, minibatch: int, num_epochs: int) -> Setting:
+    return Setting("HalfCheetah-v4", num_envs, num_steps, minibatch, num_epochs)
 
 
-def _humanoid(minibatch: int, num_epochs: int) -> PPOSetting:
-    return PPOSetting("Humanoid-v4", 64, 64, minibatch, num_epochs, hidden=(256, 256))
+def _other(algorithm: str, num_envs: int, num_steps: int, minibatch: int, num_epochs: int) -> Setting:
+    rate = {"a2c": 7e-4, "trpo": 1e-3}[algorithm]
+    return Setting(
+        "HalfCheetah-v4", num_envs, num_steps, minibatch, num_epochs, learning_rate=rate, algorithm=algorithm
+    )
 
 
-def _cartpole(num_steps: int, minibatch: int, num_epochs: int, hidden: tuple[int, ...], **rates: float) -> PPOSetting:
-    return PPOSetting(
+def _humanoid(minibatch: int, num_epochs: int) -> Setting:
+    return Setting("Humanoid-v4", 64, 64, minibatch, num_epochs, hidden=(256, 256))
+
+
+def _cartpole(num_steps: int, minibatch: int, num_epochs: int, hidden: tuple[int, ...], **rates: float) -> Setting:
+    return Setting(
         "CartPole-v1", 1024, num_steps, minibatch, num_epochs, hidden, normalize=False, return_steps=5_000_000, **rates
     )
 
@@ -53,6 +60,9 @@ SECTIONS = {
     "halfcheetah-8": Section(_cheetah(8, 256, 64, 10), (SB3,)),
     "halfcheetah-64": Section(_cheetah(64, 64, 2048, 5), (SB3, MUJOCO, ENVPOOL)),
     "halfcheetah-256": Section(_cheetah(256, 16, 2048, 5), (MUJOCO, ENVPOOL)),
+    "trpo-halfcheetah-8": Section(_other("trpo", 8, 256, 128, 10), (SB3,)),  # sb3-contrib's defaults
+    "a2c-halfcheetah-16x5": Section(_other("a2c", 16, 5, 80, 1), (SB3,)),  # Stable-Baselines3's n_steps
+    "a2c-halfcheetah-16x32": Section(_other("a2c", 16, 32, 512, 1), (SB3,)),
     "humanoid-5-epochs": Section(_humanoid(1024, 5), (MUJOCO, ENVPOOL)),
     "humanoid-1-epoch": Section(_humanoid(1024, 1), (MUJOCO, ENVPOOL)),
     "cartpole-64x64-4-epochs": Section(_cartpole(32, 8192, 4, (64, 64), learning_rate=1e-3), ()),
@@ -71,13 +81,13 @@ class Candidate(NamedTuple):
     python: str
 
 
-def ours(setting: PPOSetting) -> Candidate:
+def ours(setting: Setting) -> Candidate:
     """This library."""
     settings = {"experiment": setting.experiment(), "return_steps": setting.return_steps}
     return Candidate(OURS, "contestant_ours.py", settings, sys.executable)
 
 
-def stable_baselines3(setting: PPOSetting, python: str) -> list[Candidate]:
+def stable_baselines3(setting: Setting, python: str) -> list[Candidate]:
     """Environments in one process or in one each, PyTorch on one thread or on two."""
     return [
         Candidate(
@@ -91,7 +101,7 @@ def stable_baselines3(setting: PPOSetting, python: str) -> list[Candidate]:
     ]
 
 
-def bare_mujoco(setting: PPOSetting) -> list[list[Candidate]]:
+def bare_mujoco(setting: Setting) -> list[list[Candidate]]:
     """`mujoco.batch`; for Humanoid also with the contact forces that the task observes."""
     engines = {"batch": "bare mujoco.batch"}
     if setting.env.startswith("Humanoid"):
@@ -104,7 +114,7 @@ def bare_mujoco(setting: PPOSetting) -> list[list[Candidate]]:
     ]
 
 
-def envpool(setting: PPOSetting, python: str) -> list[Candidate]:
+def envpool(setting: Setting, python: str) -> list[Candidate]:
     """Synchronous, and asynchronous with half of the environments answering together."""
     threads, n = len(os.sched_getaffinity(0)), setting.num_envs
     common = {"env": setting.env, "num_envs": n, "threads": threads}

@@ -32,6 +32,7 @@ from policy_gradients.training.setup import (
     Parts,
     RunState,
     build,
+    compile_iteration,
     forget_running_returns,
     initial_state,
     make_environment,
@@ -204,9 +205,8 @@ class _Session:
         return state, update, metrics
 
     def _compile(self, state: RunState) -> tuple[Callable[..., Any], float]:
-        """The iteration, compiled ahead: nothing can compile it a second time."""
         tick = time.perf_counter()
-        program = self.parts.iteration.lower(self.key, *state).compile()
+        program = compile_iteration(self.parts, self.key, state)
         return program, time.perf_counter() - tick
 
     def _iterate(self, program: Callable[..., Any], state: RunState, update: int) -> tuple[RunState, dict[str, float]]:

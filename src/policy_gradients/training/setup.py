@@ -112,9 +112,16 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         seen = {**seen, **_saturation(trajectory, env.spec.action_map), **_nonfinite(trajectory)}
         return learner, after, {**metrics, **seen}
 
-    donated = () if env.spec.on_host else (1, 2)
-    compiled = jax.jit(iteration, donate_argnums=donated, compiler_options=compilation.for_training())
-    return Parts(env, agent, algorithm, compiled)
+    return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
+
+
+def compile_iteration(parts: Parts, key: Key, state: RunState) -> Callable[..., Any]:
+    """The iteration compiled ahead, with the options that suit it: nothing can compile it a second time.
+
+    `parts.iteration` itself stays free of options, with which JAX would refuse it inside another program (a `vmap`
+    over seeds, a scan over updates).
+    """
+    return parts.iteration.lower(key, *state).compile(compiler_options=compilation.for_training())
 
 
 def _nonfinite(trajectory: Transition) -> Metrics:
