@@ -84,7 +84,7 @@ def take_step(config, params, batch):
         return jax.device_get(stepper(config)(jnp.asarray(flat_of(params)), jax.tree.map(jnp.asarray, batch)))
 
 
-@pytest.mark.parametrize("max_kl", [0.01, 0.5, 3.0])
+@pytest.mark.parametrize("max_kl", [0.01, 3.0])
 def test_the_step_is_the_natural_gradient_to_the_bound_shortened_until_it_fits(max_kl):
     """x = (F + ζI)⁻¹ g and β = √(2δ / xᵀ(F + ζI)x) by dense algebra; then the first κʲ β x with KL ≤ δ and L better."""
     config, params = replace(EXACT, max_kl=max_kl), numpy_params()

@@ -173,7 +173,10 @@ def trpo_step(case, dims):
     return flat, found, after, metrics
 
 
-@pytest.mark.parametrize(("name", "dims"), [("trpo_one_dim", 1), ("trpo_discrete", 1), ("trpo_two_dims", 2)])
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [pytest.param("trpo_one_dim", 1, marks=pytest.mark.slow), ("trpo_discrete", 1), ("trpo_two_dims", 2)],
+)
 def test_trpos_direction_length_and_point_are_those_of_sb3_contrib(name, dims):
     """With more than one action coordinate theirs bounds (and damps) the mean over coordinates, ours the sum: δ and ζ
     times the number of coordinates make the two problems one."""
