@@ -162,6 +162,14 @@ def test_nearest_divisors_lie_on_both_sides_where_they_exist(number, near, found
             {"network": {"distribution": "tanh_normal"}, "env": {"action_map": "clip"}},
             "env.action_map: 'clip' does not fit network.distribution 'tanh_normal'",
         ),
+        (
+            {"algorithm": "trpo", "network": {"shared_torso": True}},
+            "network.shared_torso: TRPO fits its critic after the policy's step, and a shared torso would move",
+        ),
+        (
+            {"algorithm": "reinforce", **hyper(normalization={"value": False})},
+            "hyperparameters.baseline: 'mean' is the running mean of returns, which normalization.value keeps",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(mapping, said):

@@ -169,7 +169,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         named = (*LOSS_METRICS, *(f"train/{name}" for name in names), *STEP_METRICS, "train/temperature_loss")
         steps = dict(zip(named, jnp.mean(steps, axis=(0, 1)), strict=True))
         alphas = {name.replace("kl", "train/alpha"): a for name, a in zip(names, positive(duals.alpha), strict=True)}
-        weights = {"train/temperature": positive(duals.eta), **weight_metrics(weigh(duals), batch.valid)}
+        weights = {"train/temperature": positive(duals.eta), **weight_metrics(weigh(duals), selected, batch.valid)}
         return after._replace(params=acts), {**steps, **metrics, **alphas, **weights}
 
     return Algorithm(init, update)

@@ -44,12 +44,15 @@ def temperature_loss(
     return eta * (eps_eta + exponential_weights(eta, advantage, selected)[1])
 
 
-def weight_metrics(weight: Float[Array, " B"], valid: Bool[Array, " B"]) -> Metrics:
-    """KL(ψ ‖ uniform) in nats, the largest ψ, and the share of valid rows that have one."""
-    chosen = weight > 0.0
-    count = jnp.sum(chosen, dtype=jnp.float32)
+def weight_metrics(weight: Float[Array, " B"], selected: Bool[Array, " B"], valid: Bool[Array, " B"]) -> Metrics:
+    """KL(ψ ‖ uniform on D̃) in nats, the largest ψ, and the share of valid rows that are in D̃.
+
+    D̃ is `selected`, not where ψ > 0: at a low temperature most weights are too small for a float32.
+    """
+    count = jnp.sum(selected, dtype=jnp.float32)
+    terms = jnp.where(weight > 0.0, weight * jnp.log(jnp.where(weight > 0.0, weight, 1.0) * count), 0.0)
     return {
-        "train/weight_kl": jnp.sum(jnp.where(chosen, weight * jnp.log(jnp.where(chosen, weight, 1.0) * count), 0.0)),
+        "train/weight_kl": jnp.sum(terms),
         "train/weight_max": jnp.max(weight),
         "train/selected_fraction": count / jnp.sum(valid, dtype=jnp.float32),
     }

@@ -41,6 +41,7 @@ def backtrack(
         fraction = jnp.where(index == 0, 1.0, fraction * shrink)
         return index + 1, fraction, accepts(start + fraction * step)
 
-    _, fraction, success = jax.lax.while_loop(searching, trial, (jnp.int32(0), jnp.float32(0.0), jnp.array(False)))
+    begin = (jnp.int32(0), jnp.zeros((), step.dtype), jnp.array(False))
+    _, fraction, success = jax.lax.while_loop(searching, trial, begin)
     fraction = jnp.where(success, fraction, 0.0)
     return Accepted(jnp.where(success, start + fraction * step, start), fraction, success)
