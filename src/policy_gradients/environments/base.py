@@ -108,7 +108,8 @@ class Environment(NamedTuple):
 
     `snapshot(state)` gives everything needed to continue as a flat dict of arrays, and `restore(arrays)` the state
     back; for a host simulator whose state cannot be read, `spec.exact_resume` is False and `restore` resets from the
-    seeds it was given. `close` frees worker processes and threads.
+    seeds it was given. `close` frees worker processes and threads. `metrics(state)` gives what the simulator counts,
+    such as worlds that became unstable, as scalars by the names under which they are logged.
     """
 
     spec: EnvironmentSpec
@@ -117,6 +118,7 @@ class Environment(NamedTuple):
     snapshot: Callable[[EnvState], dict[str, np.ndarray]]
     restore: Callable[[Mapping[str, np.ndarray], EnvState], EnvState]  # (arrays, a state of the right structure)
     close: Callable[[], None] = lambda: None
+    metrics: Callable[[EnvState], dict[str, Array]] = lambda state: {}
 
 
 class EnvironmentFailure(RuntimeError):
