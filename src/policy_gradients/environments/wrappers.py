@@ -170,7 +170,7 @@ def frame_stack(env: Environment, k: int) -> Environment:
         return FrameStackState(env.restore(inner, state.env_state), jnp.asarray(arrays["frames"], space.dtype))
 
     spec = replace(env.spec, obs_space=Box(repeat(space.low), repeat(space.high), space.dtype), obs_names=())
-    return Environment(spec, reset, step, snapshot, restore, env.close)
+    return Environment(spec, reset, step, snapshot, restore, env.close, lambda state: env.metrics(state.env_state))
 
 
 def channels_last(env: Environment) -> Environment:

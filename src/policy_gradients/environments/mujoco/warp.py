@@ -210,5 +210,3 @@ def _spec(task: Task, num_envs: int, limit: int, warp: Any) -> EnvironmentSpec:
         action_names=actuator_names(task.model),
         versions={**versions, "warp-lang": warp.__version__},
     )
-
-
