@@ -121,7 +121,7 @@ class _Worlds:
             return self._at_rest(key, self._n)
         chunks = -(-self._n // self._still.num_worlds)
         made = jax.lax.map(self._prepared, jax.random.split(key, chunks))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), made)
 
     def _at_rest(self, key: Array, count: int) -> Ready:
         """First states whose observation needs positions and velocities alone."""

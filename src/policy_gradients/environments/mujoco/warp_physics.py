@@ -31,6 +31,9 @@ class Moved(NamedTuple):
     overflow: Array  # int32, not 0 where contacts or constraints found no room                 [N]
 
 
+_NO_ROOM = int(mjw.OverflowType.ALL & ~(mjw.OverflowType.ITERATIONS | mjw.OverflowType.LS_ITERATIONS))
+
+
 class Capacity(NamedTuple):
     """Room for contacts and constraints."""
 
@@ -83,7 +86,7 @@ class WarpPhysics:
             control: Actuator controls, clipped to their bounds by the physics [N, nu].
         """
         packed, overflow = self._call(state, control)
-        return Moved(packed[:, : state.shape[1]], self.fields(packed, control), overflow)
+        return Moved(packed[:, : state.shape[1]], self.fields(packed, control), overflow & _NO_ROOM)
 
     def forward(self, qpos: Array, qvel: Array) -> Moved:
         """What follows from positions and velocities at rest controls, as after Gymnasium's `set_state`."""
@@ -129,6 +132,7 @@ class _Program:
         with wp.ScopedDevice(self._device):
             self._model = mjw.put_model(_for_warp(task.model))
             self._model.opt.warn_overflow = 0  # counted, not printed
+            self._model.opt.run_qacc_smooth = False  # Newton starts from the warm start, 5 % faster for Humanoid
             self._data = _make_data(task, num_worlds)
         template = mujoco.MjData(task.model)
         self.shapes = {name: getattr(template, name).shape for name in derived}
