@@ -3,6 +3,7 @@
     python benchmarks/gpu.py bare     HalfCheetah-v4 --num-envs 8192      the engine alone, random actions, autoreset
     python benchmarks/gpu.py speed    HalfCheetah-v4 [SETTINGS]           whole iterations: acting, physics, learning
     python benchmarks/gpu.py learn    HalfCheetah-v4 --seconds 60 --marks 20 60 --seed 0 [SETTINGS]
+    python benchmarks/gpu.py both     HalfCheetah-v4 --policy FILE --num-envs 200   one policy on Warp and on C
     python benchmarks/gpu.py cartpole --num-envs 262144
 
 Settings are `name=value` pairs of an experiment with dotted paths (`env.num_envs=8192`), laid over the preset for a
@@ -24,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy_gradients.environments.registry import make
-from policy_gradients.estimation.normalization import normalize_obs
+from policy_gradients.estimation.normalization import init_statistics, normalize_obs
+from policy_gradients.evaluation.evaluate import make_evaluator
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.preset import compose, merge
-from policy_gradients.training.setup import Parts, RunState, build, initial_state, make_environment
+from policy_gradients.training.setup import RunState, build, initial_state, make_agent, make_environment
 from policy_gradients.types import ActorCritic
 
 EPISODES = 20
@@ -35,7 +37,7 @@ EPISODES = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bare", "speed", "learn", "cartpole"])
+    parser.add_argument("what", choices=["bare", "speed", "learn", "both", "cartpole"])
     parser.add_argument("task", nargs="?", default="CartPole-v1")
     parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--num-envs", type=int, nargs="*", default=[8192])
@@ -47,8 +49,9 @@ def main() -> None:
     parser.add_argument("--label", default="")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--save", type=Path, default=None, help="folder for the last policy's arrays (learn)")
+    parser.add_argument("--policy", type=Path, default=None, help="a file that --save wrote (both)")
     options = parser.parse_args()
-    run = {"bare": bare, "speed": speed, "learn": learn, "cartpole": cartpole}[options.what]
+    run = {"bare": bare, "speed": speed, "learn": learn, "both": both, "cartpole": cartpole}[options.what]
     for num_envs in options.num_envs:
         line = {"what": options.what, "task": options.task, "label": options.label, **circumstances()}
         try:
@@ -158,9 +161,29 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
     final = {name: float(value) for name, value in numbers.items() if name.startswith("env/")}
     rate = int(state.learner.step) / seconds
     return {
-        **described(experiment), "seed": options.seed, "make_s": made, "compile_s": compiled, "rate": rate, "start_s": first,
-        "on_c": played, "play_s": time.perf_counter() - tick, **final, "columns": ["seconds", "env_steps", *SHOWN],
+        **described(experiment), "seed": options.seed, "make_s": made, "compile_s": compiled, "rate": rate,
+        "start_s": first, "on_c": played, "play_s": time.perf_counter() - tick, **final,
+        "columns": ["seconds", "env_steps", *SHOWN],
         "curve": curve,
+    }  # fmt: skip
+
+
+def both(options: argparse.Namespace) -> dict[str, Any]:
+    """One deterministic episode of a trained policy in each of N worlds, on Warp and on C."""
+    experiment = settings(options)
+    env = make_environment(experiment, options.num_envs)
+    agent, config = make_agent(experiment, env.spec), experiment.hyperparameters.normalization
+    blank = (agent.init(jax.random.key(0)), init_statistics(config, agent.obs, options.num_envs))
+    saved = np.load(options.policy)
+    policy = jax.tree_util.tree_map_with_path(lambda at, leaf: saved.get(jax.tree_util.keystr(at), leaf), blank)
+    episodes = make_evaluator(agent, env, config, episodes=1)(jax.random.key(options.seed), *policy, True)
+    warp = np.asarray(episodes.returns[:, 0], np.float64)
+    c, lengths = play(experiment, agent, policy, options.seed, options.num_envs)
+    error = float(np.sqrt(warp.var(ddof=1) / len(warp) + c.var(ddof=1) / len(c)))
+    return {
+        "episodes": options.num_envs, "warp": summary(warp, episodes.lengths[:, 0]), "c": summary(c, lengths),
+        "difference": float(warp.mean() - c.mean()), "interval_95": 1.96 * error,
+        "difference_share": float((warp.mean() - c.mean()) / c.mean()),
     }  # fmt: skip
 
 
@@ -215,20 +238,22 @@ def measure(program: Callable[..., Any], state: Any, steps: int, seconds: float)
     }  # fmt: skip
 
 
-def play(experiment: Experiment, agent: ActorCritic, policy: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of one deterministic episode in each of 20 worlds of MuJoCo's C engine."""
+def play(
+    experiment: Experiment, agent: ActorCritic, policy: Any, seed: int, episodes: int = EPISODES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of one deterministic episode in each world of MuJoCo's C engine."""
     from policy_gradients.environments.mujoco.batch import MujocoSimulator
     from policy_gradients.environments.mujoco.tasks import load_task
 
-    simulator = MujocoSimulator(load_task(experiment.env.id), EPISODES)
+    simulator = MujocoSimulator(load_task(experiment.env.id), episodes)
     config, space = experiment.hyperparameters.normalization, simulator.spec.action_space
     mid, half = (space.low + space.high) / 2, (space.high - space.low) / 2
     squash = np.tanh if experiment.network.distribution == "tanh_normal" else partial(np.clip, a_min=-1.0, a_max=1.0)
     with jax.default_device(jax.devices("cpu")[0]):
         params, statistics = jax.tree.map(jnp.asarray, policy)
         mode = jax.jit(lambda obs: agent.policy(params, normalize_obs(config, statistics, obs)).mode())
-        obs, alive = simulator.reset(seed), np.ones(EPISODES, bool)
-        returns, lengths = np.zeros(EPISODES), np.zeros(EPISODES, int)
+        obs, alive = simulator.reset(seed), np.ones(episodes, bool)
+        returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
         while alive.any():
             action = np.clip(mid + half * squash(np.asarray(mode(np.array(obs)))), space.low, space.high)
             out = simulator.step(action.astype(np.float32))

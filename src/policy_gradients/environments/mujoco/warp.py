@@ -100,10 +100,10 @@ class _Worlds:
 
         self._rules, self._limit, self._n = task.rules, limit, num_envs
         self._nv = task.model.nv
-        self._moving = WarpPhysics(task, num_envs, True, device)
+        self._moving = WarpPhysics(task, num_envs, device, moves=True)
         self._still: WarpPhysics | None = None
         if not set(task.rules.reads) <= {"qpos", "qvel", "ctrl"}:
-            self._still = WarpPhysics(task, max(1, num_envs // 32), False, device)
+            self._still = WarpPhysics(task, max(1, num_envs // 32), device, moves=False)
 
     def reset(self, key: Array) -> tuple[WarpState, Array]:
         """All worlds at the start of an episode."""

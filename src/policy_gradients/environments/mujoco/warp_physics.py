@@ -9,17 +9,18 @@ Importing this module imports Warp (0.5 s) and makes its plane-capsule contacts 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import mujoco
 import mujoco_warp as mjw
 import warp as wp
-from mujoco_warp._src import collision_primitive
 
+from policy_gradients.environments.mujoco.models import import_mujoco
 from policy_gradients.environments.mujoco.tasks import Task
+from policy_gradients.environments.mujoco.warp_kernels import put, take
 
+mujoco = import_mujoco()
 Array = Any
 
 
@@ -64,18 +65,18 @@ class WarpPhysics:
         num_worlds: N.
     """
 
-    def __init__(self, task: Task, num_worlds: int, moves: bool, device: Any) -> None:
+    def __init__(self, task: Task, num_worlds: int, device: Any, *, moves: bool) -> None:
         """Allocates the worlds, compiles the kernels that are not cached and records the launches.
 
         Args:
             task: The task.
             num_worlds: N.
-            moves: True for `step`, False for `forward`.
             device: Warp's device, "cuda:0" or "cpu".
+            moves: True for `step`, False for `forward`.
         """
         self._model, self.num_worlds = task.model, num_worlds
         self._derived = tuple(name for name in task.rules.reads if name not in ("qpos", "qvel", "ctrl"))
-        self._program = _Program(task, num_worlds, self._derived, moves, device)
+        self._program = _Program(task, num_worlds, self._derived, device, moves=moves)
         self._call = self._callable()
 
     def step(self, state: Array, control: Array) -> Moved:
@@ -106,7 +107,7 @@ class WarpPhysics:
             start += width
         return found
 
-    def _callable(self) -> Callable[[Array, Array], list[Array]]:
+    def _callable(self) -> Callable[[Array, Array], Sequence[Array]]:
         program, n = self._program, self.num_worlds
 
         def run(
@@ -125,7 +126,7 @@ class WarpPhysics:
 class _Program:
     """The engine's buffers on one device, and the launches of one call over them."""
 
-    def __init__(self, task: Task, num_worlds: int, derived: tuple[str, ...], moves: bool, device: Any) -> None:
+    def __init__(self, task: Task, num_worlds: int, derived: tuple[str, ...], device: Any, *, moves: bool) -> None:
         self._frame_skip = task.frame_skip if moves else 0
         self._forces = moves and "cfrc_ext" in derived
         self._device, self._graph = wp.get_device(device), None
@@ -166,7 +167,7 @@ class _Program:
         """Copies in, advances, copies out, on the device's current stream."""
         start = 0
         for part in self._state:
-            wp.launch(_take, dim=part.shape, inputs=[state, start], outputs=[part], device=self._device)
+            wp.launch(take, dim=part.shape, inputs=[state, start], outputs=[part], device=self._device)
             start += part.shape[1]
         wp.copy(self._data.ctrl, control)
         if self._graph is None:
@@ -176,7 +177,7 @@ class _Program:
             wp.capture_launch(self._graph)
         start = 0
         for part in self._out:
-            wp.launch(_put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self._device)
+            wp.launch(put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self._device)
             start += part.shape[1]
         wp.copy(overflow, self._data.overflow)
 
@@ -215,7 +216,7 @@ def _as_floats(array: Any) -> Any:
     """An array of vectors per world as plain numbers [N, numbers], in the same memory."""
     width = array.capacity // (4 * array.shape[0])
     flat = wp.array(ptr=array.ptr, dtype=float, shape=(array.shape[0], width), device=array.device)
-    flat._owner = array  # the memory lives as long as this view
+    setattr(flat, "owner", array)  # noqa: B010, the memory lives as long as this view
     return flat
 
 
@@ -224,44 +225,3 @@ def _size(shape: tuple[int, ...]) -> int:
     for dim in shape:
         size *= dim
     return size
-
-
-@wp.kernel
-def _take(packed: wp.array2d(dtype=float), start: int, part: wp.array2d(dtype=float)):  # type: ignore[valid-type]
-    world, i = wp.tid()
-    part[world, i] = packed[world, start + i]
-
-
-@wp.kernel
-def _put(part: wp.array2d(dtype=float), start: int, packed: wp.array2d(dtype=float)):  # type: ignore[valid-type]
-    world, i = wp.tid()
-    packed[world, start + i] = part[world, i]
-
-
-_plane_capsule = collision_primitive.plane_capsule
-
-
-@wp.func
-def _plane_capsule_as_in_c(
-    normal: wp.vec3, plane: wp.vec3, centre: wp.vec3, axis: wp.vec3, radius: float, half_length: float
-):
-    """Contacts of a plane and a capsule whose frame always follows the capsule's axis.
-
-    Warp turns to a fixed direction where the axis is within 30° of the plane's normal; C does not, and with pyramidal
-    friction cones the directions of the frame matter (github.com/google-deepmind/mujoco/issues/2774).
-    """
-    distances, positions, _ = _plane_capsule(normal, plane, centre, axis, radius, half_length)
-    along = axis - normal * wp.dot(normal, axis)
-    length = wp.length(along)
-    if length > 1.0e-15:
-        along = along / length
-    else:
-        along = wp.vec3(1.0, 0.0, 0.0)
-    across = wp.cross(normal, along)
-    frame = wp.mat33(
-        normal[0], normal[1], normal[2], along[0], along[1], along[2], across[0], across[1], across[2]
-    )  # fmt: skip
-    return distances, positions, frame
-
-
-collision_primitive.plane_capsule = _plane_capsule_as_in_c
