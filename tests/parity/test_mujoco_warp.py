@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
-from policy_gradients.environments.mujoco.warp import make_warp  # noqa: E402, after the check that Warp is there
+from policy_gradients.environments.mujoco.warp import make_warp
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 N = 12
@@ -41,7 +41,8 @@ def hopper():
     return env, jax.jit(env.reset), jax.jit(env.step)
 
 
-TASKS = ["HalfCheetah-v4", "Hopper-v5", "Walker2d-v5", "Swimmer-v4", "Ant-v5", "Humanoid-v4", "InvertedDoublePendulum-v5"]
+TASKS = ["HalfCheetah-v4", "Hopper-v5", "Walker2d-v5", "Swimmer-v4", "Ant-v5", "Humanoid-v4"]
+TASKS += ["InvertedDoublePendulum-v5"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -51,7 +52,8 @@ def test_a_step_is_the_c_engines_up_to_single_precision(bench, task):
     assert found["one_step"]["termination_agreement"] == 1
     assert found["one_step"]["obs_median"] < 1e-4 and found["one_step"]["obs_max"] < 2e-2
     assert found["one_step"]["reward_median"] < 1e-5 and found["one_step"]["reward_max"] < 1e-3
-    assert found["ten_steps"]["obs_median"] < 1e-3
+    if found["ten_steps"]["worlds"]:  # some pendulums have fallen everywhere by then
+        assert found["ten_steps"]["obs_median"] < 1e-3
     assert found["first_obs_distance"]["largest"] < found["first_obs_distance"]["allowed"]
     assert found["env/overflows"] == found["env/unstable_worlds"] == 0
 

@@ -88,5 +88,5 @@ def test_a_gpu_gets_settings_of_its_own(env_id):
 
 
 def test_settings_of_the_environment_that_are_wrong_choose_no_gpu():
-    with pytest.raises(UserError, match="env.num_envs: expected a whole number"):
+    with pytest.raises(UserError, match=r"env\.num_envs: expected a whole number"):
         compose({"env": {"id": "HalfCheetah-v4", "num_envs": "many"}})
