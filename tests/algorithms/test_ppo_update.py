@@ -212,6 +212,14 @@ def test_a_kl_adaptive_rate_moves_against_the_kl(shift, steps_up):
     assert metrics["train/epochs_run"] == 2, "the rate follows the KL; epochs do not stop"
 
 
+@pytest.mark.parametrize(("shift", "steps_up"), [(1.0, -1), (0.0, 1)])
+def test_a_kl_update_rate_moves_once_after_all_gradient_steps(shift, steps_up):
+    learner = beginning()._replace(learning_rate=jnp.float32(1e-4))
+    after, metrics = updater(replace(ADAPTIVE, lr_schedule="kl_update"))(KEY, learner, shifted(shift))
+    np.testing.assert_allclose(after.learning_rate, 1e-4 * 1.5**steps_up, rtol=1e-5)
+    assert metrics["train/epochs_run"] == 2, "the rate follows the KL; epochs do not stop"
+
+
 @pytest.mark.parametrize(("shift", "bound"), [(1.0, 0), (0.0, 1)])
 def test_a_kl_adaptive_rate_stays_within_its_bounds(shift, bound):
     """Rewards of 0 and a critic of 0 move nothing, so that the KL stays what the shift makes it."""

@@ -82,7 +82,7 @@ def test_none_stays_a_word_where_it_is_one_of_the_choices():
         (hyper(gamma="high"), "hyperparameters.gamma: expected a number, got 'high'."),
         (hyper(gamma=float("nan")), "hyperparameters.gamma: expected a number, got nan."),
         (hyper(recompute_advantages=1), "hyperparameters.recompute_advantages: expected true or false, got 1."),
-        (hyper(lr_schedule="linaer"), "one of constant, linear, kl_adaptive, got 'linaer'. Did you mean 'linear'?"),
+        (hyper(lr_schedule="linaer"), "kl_adaptive, kl_update, got 'linaer'. Did you mean 'linear'?"),
         (hyper(normalization={"values": True}), "hyperparameters.normalization.values: there is no such setting."),
         (hyper(normalization=3), "hyperparameters.normalization: expected settings by name, got 3."),
         ({"network": {"hidden": 64}}, "network.hidden: expected a list of whole numbers, got 64."),

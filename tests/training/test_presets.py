@@ -77,3 +77,16 @@ def test_merging_goes_all_the_way_down_and_changes_no_layer():
 
 def test_an_empty_section_changes_nothing_but_an_explicit_none_does():
     assert merge({"a": {"b": 1}, "c": 2}, {"a": None, "c": None}) == {"a": {"b": 1}, "c": None}
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Ant-v4", "Humanoid-v4"])
+def test_a_gpu_gets_settings_of_its_own(env_id):
+    on_gpu, preset = compose({"env": {"id": env_id, "engine": "warp"}})
+    beside, _ = compose({"env": {"id": env_id, "engine": "batch"}})
+    assert preset is not None and preset.name.endswith("on a GPU")
+    assert on_gpu.env.num_envs >= 8192 > beside.env.num_envs
+
+
+def test_settings_of_the_environment_that_are_wrong_choose_no_gpu():
+    with pytest.raises(UserError, match=r"env\.num_envs: expected a whole number"):
+        compose({"env": {"id": "HalfCheetah-v4", "num_envs": "many"}})

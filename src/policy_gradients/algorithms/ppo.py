@@ -39,7 +39,8 @@ class PPOConfig:
         num_epochs: E, passes over each batch.
         num_minibatches: M, gradient steps per epoch; must divide T·N.
         learning_rate: Adam's step size.
-        lr_schedule: "constant", "linear" (to 0 over the run's environment steps) or "kl_adaptive" (towards target_kl).
+        lr_schedule: "constant", "linear" (to 0 over the run's environment steps), or towards target_kl after every
+            gradient step ("kl_adaptive") or after every update ("kl_update", steadier with many gradient steps).
         gamma: γ, the discount.
         gae_lambda: λ of the advantage estimate.
         clip_eps: ε, how far a probability ratio may move a sample's objective.
@@ -47,7 +48,7 @@ class PPOConfig:
         value_coef: c_V, weight of the critic's loss.
         entropy_coef: c_H, weight of the entropy bonus.
         max_grad_norm: Bound on the global norm of the gradient.
-        target_kl: KL per update, nats: epochs stop past 1.5 times it, or the learning rate follows it ("kl_adaptive").
+        target_kl: KL per update, nats: epochs stop past 1.5 times it, or the learning rate follows it.
         advantages: Standardise them per "batch", per "minibatch", or "none".
         recompute_advantages: Judge the rollout anew with the current critic before every epoch (arXiv 2006.05990, C5).
         adam_eps: ε of Adam (1e-5 as in OpenAI's baselines).
@@ -108,7 +109,7 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_eps))
     loss_and_gradient = jax.value_and_grad(partial(ppo_loss, agent, config), has_aux=True)
     target_kl = math.inf if config.target_kl is None else config.target_kl
-    stop_at = math.inf if config.lr_schedule == "kl_adaptive" else STOP_AT * target_kl
+    stop_at = math.inf if config.lr_schedule in ("kl_adaptive", "kl_update") else STOP_AT * target_kl
 
     def gradient_step(unravel: Callable[[Array], Params], carry: tuple, batch: Batch) -> tuple[tuple, Array]:
         learner, rate = carry
@@ -143,7 +144,9 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
 
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
         start = (jnp.int32(0), ((flat, state.opt_state), rate), jnp.zeros(len(METRICS), jnp.float32), jnp.float32(0))
-        epochs_run, ((flat, opt_state), rate), sums, _ = jax.lax.while_loop(goes_on, epoch, start)
+        epochs_run, ((flat, opt_state), rate), sums, last_kl = jax.lax.while_loop(goes_on, epoch, start)
+        if config.lr_schedule == "kl_update":
+            rate = kl_adaptive(rate, last_kl, target_kl)
 
         count = state.n_updates + epochs_run * config.num_minibatches
         learnt = state._replace(params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=count)

@@ -82,7 +82,8 @@ def environment_config(policy: "NumpyPolicy", bundle: Path) -> "EnvironmentConfi
         if (folder / "config.yaml").is_file():
             return load_experiment(folder / "config.yaml").env
     described = policy.description.environment
-    return EnvironmentConfig(f"{described.engine}:{described.id}")
+    engine = "mujoco" if described.engine == "warp" else described.engine  # scores are C's, wherever it was trained
+    return EnvironmentConfig(f"{engine}:{described.id}")
 
 
 def make_environment(policy: "NumpyPolicy", config: "EnvironmentConfig", num_envs: int) -> "Environment":
@@ -95,8 +96,9 @@ def make_environment(policy: "NumpyPolicy", config: "EnvironmentConfig", num_env
 
     options: dict[str, Any] = {**config.kwargs}
     env = make(
-        config.id, num_envs, action_map="none", num_threads=config.num_threads, frame_stack=config.frame_stack,
-        max_episode_steps=config.max_episode_steps, obs_clip=config.obs_clip, evaluation=True, **options,
+        config.id, num_envs, engine=config.engine, action_map="none", num_threads=config.num_threads,
+        frame_stack=config.frame_stack, max_episode_steps=config.max_episode_steps, obs_clip=config.obs_clip,
+        evaluation=True, **options,
     )  # fmt: skip
     if env.spec.obs_space.shape != policy.description.observation.shape:
         env.close()

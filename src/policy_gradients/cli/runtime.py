@@ -10,11 +10,13 @@ def start_jax() -> None:
     - Compiled programs are kept on disk: a second run of the same experiment compiles in tenths of a second.
     - The CPU runs programs in the calling thread: no hand-over, and half the latency of small ones. It has to be set
       before the first computation, and unlike the others this option cannot come from the environment.
+    - On a GPU JAX takes half of the memory instead of three quarters: MuJoCo Warp's worlds live in the rest.
     """
     folder = compilation_cache()
     if folder is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
 
     import jax
 

@@ -61,7 +61,7 @@ class EnvironmentSpec:
 
     Attributes:
         id: The id as a user would type it, without the engine's prefix ("HalfCheetah-v4").
-        engine: "jax", "mujoco", "envpool" or "gymnasium".
+        engine: "jax", "mujoco", "warp", "envpool" or "gymnasium".
         num_envs: N, how many copies are stepped together.
         obs_space: Space of one observation; float32, or uint8 for pixels.
         action_space: Space of one action as `step` expects it.
@@ -112,7 +112,8 @@ class Environment(NamedTuple):
 
     `snapshot(state)` gives everything needed to continue as a flat dict of arrays, and `restore(arrays)` the state
     back; for a host simulator whose state cannot be read, `spec.exact_resume` is False and `restore` resets from the
-    seeds it was given. `close` frees worker processes and threads.
+    seeds it was given. `close` frees worker processes and threads. `metrics(state)` gives what the simulator counts,
+    such as worlds that became unstable, as scalars by the names under which they are logged.
     """
 
     spec: EnvironmentSpec
@@ -121,6 +122,7 @@ class Environment(NamedTuple):
     snapshot: Callable[[EnvState], dict[str, np.ndarray]]
     restore: Callable[[Mapping[str, np.ndarray], EnvState], EnvState]  # (arrays, a state of the right structure)
     close: Callable[[], None] = lambda: None
+    metrics: Callable[[EnvState], dict[str, Array]] = lambda state: {}
 
 
 class EnvironmentFailure(RuntimeError):

@@ -1,9 +1,9 @@
 """From an id to an environment: which engine steps it, and with which wrappers.
 
-An id chooses its engine by itself: a task of our own (JAX, or MuJoCo's C engine), else EnvPool where it is installed
-and knows the id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:`, `envpool:` or `gymnasium:`. An id with
-any other prefix, `my_package:MyEnv-v0`, is Gymnasium's, and so is a callable. Simulators are imported when they are
-asked for, never when this module is.
+An id chooses its engine by itself: a task of our own (JAX, or MuJoCo), else EnvPool where it is installed and knows the
+id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:` (MuJoCo's C engine), `warp:` (MuJoCo Warp on a GPU),
+`envpool:` or `gymnasium:`. An id with any other prefix, `my_package:MyEnv-v0`, is Gymnasium's, and so is a callable.
+Simulators are imported when they are asked for, never when this module is.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,9 @@ from policy_gradients.errors import UserError, suggest
 
 ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
 """In the order in which an id is looked up; the first two share no id."""
+
+PREFIXES = (*ENGINES, "warp")
+"""What may stand before an id; `warp` knows the ids of `mujoco`."""
 
 
 class EnvironmentInfo(NamedTuple):
@@ -32,6 +35,7 @@ def make(
     id: str | Callable[..., Any],
     num_envs: int = 1,
     *,
+    engine: str = "auto",
     action_map: str = "clip",
     num_threads: int = 0,
     max_episode_steps: int | None = None,
@@ -46,6 +50,7 @@ def make(
     Args:
         id: An id, with an engine's prefix or without, or a callable that returns a `gymnasium.Env`.
         num_envs: N, copies stepped together.
+        engine: What steps a MuJoCo task: "batch" (the C engine), "warp" (a GPU), or "auto".
         action_map: How a drawn action reaches the simulator's bounds: "clip", "tanh" or "none"
             (`wrappers.rescale_actions`).
         num_threads: Threads, for Gymnasium worker processes; 0 for one per core.
@@ -55,8 +60,8 @@ def make(
         obs_clip: Bound on raw observations; None for no clipping.
         reward_clip: Bound c for rewards in [−c, c], or an interval; None for no clipping, except that Atari through
             EnvPool then clips to [−1, 1], as is usual in training.
-        evaluation: True to play as scores are reported: rewards are not clipped, and an Atari episode lasts until the
-            game is over where in training it ends with each life.
+        evaluation: True to play as scores are reported: rewards are not clipped, an Atari episode lasts until the
+            game is over where in training it ends with each life, and MuJoCo's C engine steps the MuJoCo tasks.
         **kwargs: The task's own options.
 
     Raises:
@@ -65,12 +70,14 @@ def make(
     """
     if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
         raise UserError(f"num_envs must be an integer of 1 or more, not {num_envs!r}.")
-    engine, name = resolve(id)
+    steps_it, name = settle(id, engine, num_envs)[0], resolve(id)[1]
     if evaluation:
         reward_clip = None
-    if engine == "envpool" and isinstance(name, str):
+        if steps_it == "warp":
+            steps_it, kwargs = "mujoco", {name: value for name, value in kwargs.items() if name != "device"}
+    if steps_it == "envpool" and isinstance(name, str):
         kwargs, frame_stack = _atari_options(name, frame_stack, reward_clip, evaluation, kwargs)
-    env = _construct(engine, name, num_envs, num_threads, max_episode_steps, kwargs)
+    env = _construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
     try:
         env = stack_frames(rescale_actions(env, action_map), frame_stack)
         if obs_clip is not None:
@@ -84,6 +91,35 @@ def make(
     return env
 
 
+def settle(id: str | Callable[..., Any], engine: str = "auto", num_envs: int | None = None) -> tuple[str, str]:
+    """The engine that steps an id on this machine, one of `PREFIXES`, and why in half a sentence.
+
+    Args:
+        id: As for `make`; a prefix leaves nothing to choose.
+        engine: As for `make`.
+        num_envs: Copies, where that is known already.
+
+    Raises:
+        UserError: As `resolve`, or the engine does not step this id.
+    """
+    from policy_gradients.environments.mujoco.warp_device import ENGINES as MUJOCO_ENGINES
+    from policy_gradients.environments.mujoco.warp_device import choose_engine
+
+    found, _ = resolve(id)
+    if engine not in MUJOCO_ENGINES:
+        choose_engine(engine)
+    named = {"mujoco": "batch", "warp": "warp"}.get(found)
+    prefixed = isinstance(id, str) and id.partition(":")[0] in PREFIXES
+    if engine != "auto" and (named is None or (prefixed and named != engine)):
+        raise UserError(
+            f"engine {engine!r} steps MuJoCo tasks without a prefix, but {id!r} is {found!r}'s; leave engine at auto."
+        )
+    if named is None or prefixed:
+        return found, f"the id is {found}'s"
+    choice = choose_engine(engine, num_envs)
+    return "warp" if choice.engine == "warp" else "mujoco", choice.reason
+
+
 def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]]:
     """The engine of an id, and the id as that engine knows it.
 
@@ -93,7 +129,7 @@ def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]
     if callable(id):
         return "gymnasium", id
     prefix, colon, rest = id.partition(":")
-    if colon and prefix in ENGINES:
+    if colon and prefix in PREFIXES:
         if ":" not in rest and rest not in (known := _known(prefix)):
             raise UserError(f"Engine {prefix!r} knows no environment {rest!r}.{suggest(rest, known)}")
         return prefix, rest
@@ -151,6 +187,10 @@ def _construct(
         from policy_gradients.environments.mujoco import make_mujoco
 
         return make_mujoco(id, num_envs, num_threads=num_threads, **limit)
+    if engine == "warp":
+        from policy_gradients.environments.mujoco.warp import make_warp
+
+        return make_warp(id, num_envs, **limit)
     if engine == "envpool":
         from policy_gradients.environments.envpool import make_envpool
 
@@ -167,7 +207,7 @@ def _construct(
 
 def _known(engine: str) -> Iterable[str]:
     """The ids that an engine knows, as a set or a dict."""
-    if engine == "mujoco":
+    if engine in ("mujoco", "warp"):
         from policy_gradients.environments.mujoco import MUJOCO_IDS
 
         return frozenset(MUJOCO_IDS)

@@ -172,7 +172,7 @@ def frame_stack(env: Environment, k: int) -> Environment:
 
     joined = Box(repeat(space.low), repeat(space.high), space.dtype)
     spec = replace(env.spec, obs_space=joined, frames=k * env.spec.frames, obs_names=())
-    return Environment(spec, reset, step, snapshot, restore, env.close)
+    return Environment(spec, reset, step, snapshot, restore, env.close, lambda state: env.metrics(state.env_state))
 
 
 def channels_last(env: Environment) -> Environment:

@@ -93,7 +93,9 @@ def record_video(
     """
     ffmpeg = _find_ffmpeg()
     engine, name = resolve(env_id)
-    record = {"mujoco": _record_mujoco, "envpool": _record_pixels}.get(engine, _record_gymnasium)
+    record = {"mujoco": _record_mujoco, "warp": _record_mujoco, "envpool": _record_pixels}.get(
+        engine, _record_gymnasium
+    )
     pace = _Pace(max_steps, max_seconds, fps)
     recording = record(policy, str(name), seed, pace, dict(env_options or {}))
     _write(ffmpeg, Path(path), recording)

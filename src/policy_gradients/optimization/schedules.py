@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from policy_gradients.types import LearnerState
 
-Schedule: TypeAlias = Literal["constant", "linear", "kl_adaptive"]
+Schedule: TypeAlias = Literal["constant", "linear", "kl_adaptive", "kl_update"]
 
 KL_ADAPTIVE_RANGE = (1e-6, 1e-2)
 """Bounds of a KL-adaptive learning rate (rl_games' own)."""

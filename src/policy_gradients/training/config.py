@@ -29,8 +29,8 @@ class EnvironmentConfig:
     """Where the agent acts.
 
     Attributes:
-        id: Gymnasium or EnvPool id, `module:Id-v0` for your own; a prefix (`mujoco:`, `jax:`, `envpool:`, `gymnasium:`)
-            forces the engine.
+        id: Gymnasium or EnvPool id, `module:Id-v0` for your own; a prefix (`mujoco:`, `warp:`, `jax:`, `envpool:`,
+            `gymnasium:`) forces the engine.
         num_envs: N, copies stepped together. More: faster steps and steadier gradients, but fewer updates for the same
             number of steps (8 as in Stable-Baselines3's zoo and CleanRL).
         num_threads: Threads of a simulator on the host; 0 for one per core.
@@ -40,6 +40,8 @@ class EnvironmentConfig:
         frame_stack: Observations stacked into one; more shows the policy velocities that a single one hides.
         obs_clip: Bound on raw observations; none for no clipping (normalised ones have `normalization.obs_clip`).
         reward_clip: Bound on raw rewards; none for no clipping (Atari: 1, Mnih et al. 2015).
+        engine: What steps a MuJoCo task: "batch" (MuJoCo's C engine on the processor), "warp" (MuJoCo Warp on a GPU),
+            or "auto": Warp where a CUDA device is present, it is installed, and there are worlds enough to fill it.
         kwargs: Keyword arguments of the task itself, by name.
     """
 
@@ -51,6 +53,7 @@ class EnvironmentConfig:
     frame_stack: int = 1
     obs_clip: float | None = None
     reward_clip: float | None = None
+    engine: Literal["auto", "batch", "warp"] = "auto"
     kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
 
 

@@ -39,6 +39,7 @@ from policy_gradients.training.setup import (
     start_environments,
 )  # fmt: skip
 from policy_gradients.training.signals import StopRequests
+from policy_gradients.training.watch import EngineWatch, settle_engine
 from policy_gradients.types import ActorCritic
 
 
@@ -80,9 +81,13 @@ def train(
         TrainingDiverged: Something became infinite or NaN; the last checkpoint is kept.
     """
     validate(experiment)
+    experiment, line = (experiment, "") if make_env else settle_engine(experiment)
     run = _new_folder(experiment, run_dir)
     save_experiment(experiment, run / "config.yaml")
-    return _Session(experiment, run, agent, make_env).go(0, None)
+    session = _Session(experiment, run, agent, make_env)
+    if line:
+        session.progress.message(line)
+    return session.go(0, None)
 
 
 def resume(
@@ -143,6 +148,7 @@ class _Session:
         self.updates = max(1, math.ceil(experiment.total_steps / self.steps_per_update))
         self.init_key, self.key, self.eval_key, self.restart_key = jax.random.split(jax.random.key(experiment.seed), 4)
         self.progress: Progress = make_progress(experiment, run)
+        self.watch = EngineWatch(env.spec, self.progress.message)
         self.judge: Evaluation | None = None
         self.best = -math.inf
         self.earlier, self.began = 0.0, time.perf_counter()
@@ -223,6 +229,7 @@ class _Session:
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if any(count > 0 for name, count in numbers.items() if "/nonfinite" in name):
             raise self._diverged(numbers, update)
+        self.watch(numbers, int(learner.step))
         return RunState(learner, carry), numbers
 
     def _time_elapsed(self) -> float:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from policy_gradients.environments.registry import ENGINES
+from policy_gradients.environments.registry import PREFIXES, settle
 from policy_gradients.errors import UserError, suggest
 from policy_gradients.training.config import EnvironmentConfig, Experiment, load_mapping, parse_experiment
 
@@ -18,6 +18,14 @@ class Preset(NamedTuple):
     environments: tuple[str, ...]  # patterns of ids, * for anything
     source: str  # where the numbers come from, in one line
     settings: dict[str, Any]  # sparse, nested as in an Experiment
+    gpu: dict[str, Any] | None = None  # source and settings that are laid over these where a GPU steps the environments
+
+    def on_gpu(self) -> "Preset":
+        """The preset for environments on a GPU; itself where it says nothing of them."""
+        if not self.gpu:
+            return self
+        settings = merge(self.settings, self.gpu["settings"])
+        return Preset(f"{self.name} on a GPU", self.environments, self.gpu["source"], settings)
 
 
 @cache
@@ -27,7 +35,7 @@ def presets(algorithm: str) -> tuple[Preset, ...]:
     if not file.is_file():
         return ()
     return tuple(
-        Preset(name, tuple(entry["environments"]), entry["source"], entry["settings"])
+        Preset(name, tuple(entry["environments"]), entry["source"], entry["settings"], entry.get("gpu"))
         for name, entry in load_mapping(file).items()
     )
 
@@ -35,7 +43,7 @@ def presets(algorithm: str) -> tuple[Preset, ...]:
 def find_preset(algorithm: str, env_id: str) -> Preset | None:
     """The first preset that matches an environment's id; an engine's prefix does not count."""
     engine, _, name = env_id.partition(":")
-    name = name if engine in ENGINES else env_id
+    name = name if engine in PREFIXES else env_id
     matching = (p for p in presets(algorithm) if any(fnmatchcase(name, pattern) for pattern in p.environments))
     return next(matching, None)
 
@@ -77,7 +85,24 @@ def compose(*layers: Mapping[str, Any], preset: str = "auto") -> tuple[Experimen
         found = find_preset(str(algorithm), str(env_id))
     elif preset != "none":
         found = get_preset(str(algorithm), preset)
+    if found is not None and found.gpu and isinstance(env, Mapping) and _steps_on_gpu(env):
+        found = found.on_gpu()
     return parse_experiment(merge(found.settings if found else {}, asked)), found
+
+
+def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
+    """True where these settings of an environment, not yet checked, leave it to a GPU."""
+    num_envs = env.get("num_envs")
+    try:
+        worlds = None if num_envs is None else int(float(num_envs))
+        engine, _ = settle(env.get("id", EnvironmentConfig.id), env.get("engine", EnvironmentConfig.engine), worlds)
+    except (UserError, TypeError, ValueError):
+        return False  # what is wrong is said when the settings are read
+    if engine != "jax":
+        return engine == "warp"
+    import jax
+
+    return jax.default_backend() == "gpu"
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,9 +122,9 @@ def _less_than_one_update(experiment: "Experiment") -> str | None:
 
 def _no_kl_to_follow(experiment: "Experiment") -> str | None:
     config: Any = experiment.hyperparameters
-    if config.lr_schedule != "kl_adaptive" or config.target_kl is not None:
+    if config.lr_schedule not in ("kl_adaptive", "kl_update") or config.target_kl is not None:
         return None
-    return "'kl_adaptive' follows target_kl, which is none; set it (0.008 is rl_games' value)."
+    return f"{config.lr_schedule!r} follows target_kl, which is none; set it (0.008 is rl_games' value)."
 
 
 def _scaled_twice(experiment: "Experiment") -> str | None:

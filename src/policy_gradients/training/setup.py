@@ -67,9 +67,9 @@ def make_environment(experiment: Experiment, num_envs: int, *, evaluation: bool 
     if action_map == "auto":
         action_map = "tanh" if distribution == "tanh_normal" else "clip"
     return make(
-        env.id, num_envs, action_map=action_map, num_threads=env.num_threads, max_episode_steps=env.max_episode_steps,
-        frame_stack=env.frame_stack, obs_clip=env.obs_clip, reward_clip=env.reward_clip, evaluation=evaluation,
-        **env.kwargs,
+        env.id, num_envs, engine=env.engine, action_map=action_map, num_threads=env.num_threads,
+        max_episode_steps=env.max_episode_steps, frame_stack=env.frame_stack, obs_clip=env.obs_clip,
+        reward_clip=env.reward_clip, evaluation=evaluation, **env.kwargs,
     )  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         learner, metrics = algorithm.update(learn_key, learner, trajectory)
         seen = rollout_metrics(carry.episodes, after.episodes, trajectory)
         seen = {**seen, **_saturation(trajectory, env.spec.action_map), **_nonfinite(trajectory)}
+        seen |= env.metrics(after.env_state)
         return learner, after, {**metrics, **seen}
 
     return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))

@@ -1,0 +1,286 @@
+"""How fast and how well the tasks are learnt on one GPU.
+
+    python benchmarks/gpu.py bare     HalfCheetah-v4 --num-envs 8192      the engine alone, random actions, autoreset
+    python benchmarks/gpu.py speed    HalfCheetah-v4 [SETTINGS]           whole iterations: acting, physics, learning
+    python benchmarks/gpu.py learn    HalfCheetah-v4 --seconds 60 --marks 20 60 --seed 0 [SETTINGS]
+    python benchmarks/gpu.py both     HalfCheetah-v4 --policy FILE --num-envs 200   one policy on Warp and on C
+    python benchmarks/gpu.py cartpole --num-envs 262144
+
+Settings are `name=value` pairs of an experiment with dotted paths (`env.num_envs=8192`), laid over the preset for a
+GPU. `learn` trains for so many seconds and then plays the policy of each mark on MuJoCo's C engine, 20 deterministic
+episodes. Compilation and playing are timed apart. One JSON line each, to the screen and to --out.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policy_gradients.environments.registry import make
+from policy_gradients.estimation.normalization import init_statistics, normalize_obs
+from policy_gradients.evaluation.evaluate import make_evaluator
+from policy_gradients.training.config import Experiment
+from policy_gradients.training.preset import compose, merge
+from policy_gradients.training.setup import RunState, build, initial_state, make_agent, make_environment
+from policy_gradients.types import ActorCritic
+
+EPISODES = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["bare", "speed", "learn", "both", "cartpole"])
+    parser.add_argument("task", nargs="?", default="CartPole-v1")
+    parser.add_argument("settings", nargs="*", default=[])
+    parser.add_argument("--num-envs", type=int, nargs="*", default=[8192])
+    parser.add_argument("--steps", type=int, default=32, help="steps in one timed program (bare, cartpole)")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--marks", type=float, nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=None, help="Warp's; cpu tries the script without a GPU")
+    parser.add_argument("--label", default="")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--save", type=Path, default=None, help="folder for the last policy's arrays (learn)")
+    parser.add_argument("--policy", type=Path, default=None, help="a file that --save wrote (both)")
+    options = parser.parse_args()
+    run = {"bare": bare, "speed": speed, "learn": learn, "both": both, "cartpole": cartpole}[options.what]
+    for num_envs in options.num_envs:
+        line = {"what": options.what, "task": options.task, "label": options.label, **circumstances()}
+        try:
+            line |= run(argparse.Namespace(**{**vars(options), "num_envs": num_envs}))
+        except Exception as failure:  # said in the file, so that the other runs of a batch are not lost
+            line["failure"] = f"{type(failure).__name__}: {failure}"
+        print(json.dumps({name: value for name, value in line.items() if name != "curve"}), flush=True)
+        if options.out is not None:
+            with options.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def circumstances() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {"device": device.device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
+
+
+def bare(options: argparse.Namespace) -> dict[str, Any]:
+    """Random actions, every observation, reward and reset; nothing is learnt."""
+    began = time.perf_counter()
+    env = make(options.task, options.num_envs, engine="warp", **_device(options))
+    made = time.perf_counter() - began
+    shape = (options.num_envs, *env.spec.action_space.shape)
+
+    def one(carry: Any, key: Any) -> Any:
+        state, total = carry
+        state, out = env.step(state, jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))
+        return (state, total + jnp.sum(out.obs) + jnp.sum(out.reward)), jnp.sum(out.terminated)
+
+    def many(key: Any, state: Any) -> Any:
+        return jax.lax.scan(one, (state, jnp.float32(0)), jax.random.split(key, options.steps))[0][0]
+
+    state, _ = jax.jit(env.reset)(jax.random.key(options.seed))
+    program, compiled = compile_(jax.jit(many, donate_argnums=1), jax.random.key(0), state)
+    rate = measure(program, state, options.num_envs * options.steps, options.seconds)
+    state = rate.pop("state")
+    counted = {name: float(value) for name, value in env.metrics(state).items()}
+    return {"num_envs": options.num_envs, "make_s": made, "compile_s": compiled, **rate, **counted}
+
+
+def cartpole(options: argparse.Namespace) -> dict[str, Any]:
+    """The engine in JAX alone, random actions."""
+    from policy_gradients.environments.base import Discrete
+
+    env = make(options.task, options.num_envs)
+    assert isinstance(env.spec.action_space, Discrete)
+
+    def one(carry: Any, key: Any) -> Any:
+        state, total = carry
+        state, out = env.step(state, jax.random.randint(key, (options.num_envs,), 0, env.spec.action_space.n))
+        return (state, total + jnp.sum(out.obs) + jnp.sum(out.reward)), None
+
+    def many(key: Any, state: Any) -> Any:
+        return jax.lax.scan(one, (state, jnp.float32(0)), jax.random.split(key, options.steps))[0][0]
+
+    state, _ = jax.jit(env.reset)(jax.random.key(options.seed))
+    program, compiled = compile_(jax.jit(many, donate_argnums=1), jax.random.key(0), state)
+    rate = measure(program, state, options.num_envs * options.steps, options.seconds)
+    rate.pop("state")
+    return {"num_envs": options.num_envs, "compile_s": compiled, **rate}
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Whole iterations with the preset for a GPU."""
+    experiment = settings(options)
+    began = time.perf_counter()
+    parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
+    state = initial_state(parts, jax.random.key(options.seed))
+    made = time.perf_counter() - began
+    program, compiled = compile_(parts.iteration, jax.random.key(0), *state)
+    steps = experiment.env.num_envs * experiment.hyperparameters.num_steps
+    rate = measure(lambda key, at: RunState(*program(key, *at)[:2]), state, steps, options.seconds)
+    rate.pop("state")
+    return {**described(experiment), "make_s": made, "compile_s": compiled, **rate}
+
+
+def learn(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains for some seconds of wall clock, then plays the policies of the marks on C."""
+    experiment = settings(options)
+    began = time.perf_counter()
+    parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
+    init_key, key = jax.random.split(jax.random.key(experiment.seed))
+    state = initial_state(parts, init_key)
+    made = time.perf_counter() - began
+    program, compiled = compile_(parts.iteration, key, *state)
+    curve, kept, seconds, update, first = [], [], 0.0, 0, float("nan")
+    marks = sorted({*options.marks, options.seconds})
+    while seconds < options.seconds:
+        tick = time.perf_counter()
+        learner, carry, metrics = program(jax.random.fold_in(key, update), *state)
+        numbers = jax.device_get(metrics)
+        seconds += time.perf_counter() - tick
+        update, state = update + 1, RunState(learner, carry)
+        if update == 1:
+            first = time.time() - float(os.environ.get("PROCESS_START", "nan"))
+        if update % 8 == 0 or seconds >= options.seconds:
+            curve.append([round(seconds, 3), int(learner.step), *(round(float(numbers[n]), 4) for n in SHOWN)])
+        while marks and seconds >= marks[0]:
+            kept.append((marks.pop(0), int(learner.step), jax.device_get((learner.params, learner.statistics))))
+    played = []
+    tick = time.perf_counter()
+    for mark, steps, policy in kept:
+        returns, lengths = play(experiment, parts.agent, policy, seed=1)
+        played.append({"seconds": mark, "env_steps": steps, **summary(returns, lengths)})
+    if options.save is not None:
+        save(options.save / f"{options.task}-seed{options.seed}.npz", kept[-1][2])
+    final = {name: float(value) for name, value in numbers.items() if name.startswith("env/")}
+    rate = int(state.learner.step) / seconds
+    return {
+        **described(experiment), "seed": options.seed, "make_s": made, "compile_s": compiled, "rate": rate,
+        "start_s": first, "on_c": played, "play_s": time.perf_counter() - tick, **final,
+        "columns": ["seconds", "env_steps", *SHOWN],
+        "curve": curve,
+    }  # fmt: skip
+
+
+def both(options: argparse.Namespace) -> dict[str, Any]:
+    """One deterministic episode of a trained policy in each of N worlds, on Warp and on C."""
+    experiment = settings(options)
+    env = make_environment(experiment, options.num_envs)
+    agent, config = make_agent(experiment, env.spec), experiment.hyperparameters.normalization
+    blank = (agent.init(jax.random.key(0)), init_statistics(config, agent.obs, options.num_envs))
+    saved = np.load(options.policy)
+    policy = jax.tree_util.tree_map_with_path(lambda at, leaf: saved.get(jax.tree_util.keystr(at), leaf), blank)
+    episodes = make_evaluator(agent, env, config, episodes=1)(jax.random.key(options.seed), *policy, True)
+    warp = np.asarray(episodes.returns[:, 0], np.float64)
+    c, lengths = play(experiment, agent, policy, options.seed, options.num_envs)
+    error = float(np.sqrt(warp.var(ddof=1) / len(warp) + c.var(ddof=1) / len(c)))
+    return {
+        "episodes": options.num_envs, "warp": summary(warp, episodes.lengths[:, 0]), "c": summary(c, lengths),
+        "difference": float(warp.mean() - c.mean()), "interval_95": 1.96 * error,
+        "difference_share": float((warp.mean() - c.mean()) / c.mean()),
+    }  # fmt: skip
+
+
+SHOWN = ("rollout/ep_rew_mean", "rollout/ep_len_mean", "train/learning_rate", "train/kl", "train/std")
+
+
+def settings(options: argparse.Namespace) -> Experiment:
+    """The preset for a GPU with the given settings over it."""
+    layers = [{"env": {"id": options.task, "engine": "warp", "kwargs": _device(options)}, "seed": options.seed}]
+    for pair in options.settings:
+        path, _, value = pair.partition("=")
+        nested: Any = json.loads(value) if value[:1] in "[{" else value
+        for name in reversed(path.split(".")):
+            nested = {name: nested}
+        layers.append(nested)
+    if options.task.endswith("CartPole-v1"):
+        layers[0]["env"] = {"id": options.task}
+    return compose(merge(*layers))[0]
+
+
+def _device(options: argparse.Namespace) -> dict[str, str]:
+    return {} if options.device is None else {"device": options.device}
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    config = experiment.hyperparameters
+    return {
+        "num_envs": experiment.env.num_envs, "num_steps": config.num_steps, "num_minibatches": config.num_minibatches,
+        "num_epochs": config.num_epochs, "target_kl": config.target_kl, "hidden": list(experiment.network.hidden),
+        "log_std_init": experiment.network.log_std_init, "normalization": vars(config.normalization),
+    }  # fmt: skip
+
+
+def compile_(program: Any, *args: Any) -> tuple[Callable[..., Any], float]:
+    began = time.perf_counter()
+    compiled = program.lower(*args).compile()
+    return compiled, time.perf_counter() - began
+
+
+def measure(program: Callable[..., Any], state: Any, steps: int, seconds: float) -> dict[str, Any]:
+    """Environment steps per second over about `seconds`, after two calls that are not counted."""
+    for i in range(2):
+        state = jax.block_until_ready(program(jax.random.key(i), state))
+    times, began = [], time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        tick = time.perf_counter()
+        state = jax.block_until_ready(program(jax.random.key(len(times) + 2), state))
+        times.append(time.perf_counter() - tick)
+    return {
+        "state": state, "calls": len(times), "rate": steps * len(times) / sum(times),
+        "rate_median": steps / float(np.median(times)), "rate_best": steps / min(times),
+    }  # fmt: skip
+
+
+def play(
+    experiment: Experiment, agent: ActorCritic, policy: Any, seed: int, episodes: int = EPISODES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of one deterministic episode in each world of MuJoCo's C engine."""
+    from policy_gradients.environments.mujoco.batch import MujocoSimulator
+    from policy_gradients.environments.mujoco.tasks import load_task
+
+    simulator = MujocoSimulator(load_task(experiment.env.id), episodes)
+    config, space = experiment.hyperparameters.normalization, simulator.spec.action_space
+    mid, half = (space.low + space.high) / 2, (space.high - space.low) / 2
+    squash = np.tanh if experiment.network.distribution == "tanh_normal" else partial(np.clip, a_min=-1.0, a_max=1.0)
+    with jax.default_device(jax.devices("cpu")[0]):
+        params, statistics = jax.tree.map(jnp.asarray, policy)
+        mode = jax.jit(lambda obs: agent.policy(params, normalize_obs(config, statistics, obs)).mode())
+        obs, alive = simulator.reset(seed), np.ones(episodes, bool)
+        returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
+        while alive.any():
+            action = np.clip(mid + half * squash(np.asarray(mode(np.array(obs)))), space.low, space.high)
+            out = simulator.step(action.astype(np.float32))
+            returns += np.where(alive, out.reward, 0.0)
+            lengths += alive
+            alive &= ~np.asarray(out.terminated | out.truncated)
+            obs = out.obs
+    simulator.close()
+    return returns, lengths
+
+
+def summary(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    return {
+        "return_mean": float(returns.mean()), "return_std": float(returns.std()), "return_min": float(returns.min()),
+        "length_mean": float(lengths.mean()), "fell": int((lengths < 1000).sum()),
+    }  # fmt: skip
+
+
+def save(path: Path, policy: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    leaves = jax.tree_util.tree_flatten_with_path(policy)[0]
+    named = {
+        jax.tree_util.keystr(at): np.asarray(leaf) for at, leaf in leaves if "value" not in jax.tree_util.keystr(at)
+    }
+    np.savez(path, **named)
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # JAX 0.11 can hang in its destructors beside Warp

@@ -1,0 +1,136 @@
+"""Where MuJoCo Warp runs: which engine suits, which device, how many worlds fit, and the kernels' first compilation."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from policy_gradients.environments.mujoco.tasks import Task
+from policy_gradients.errors import UserError, suggest
+
+ENGINES = ("auto", "batch", "warp")
+"""What `engine` may be for a MuJoCo task."""
+
+FEW_WORLDS = 256
+"""With fewer worlds a GPU waits for launches more than it computes, and `auto` stays with the processor."""
+
+
+class Choice(NamedTuple):
+    """An engine of the MuJoCo tasks and, in half a sentence, why it was chosen."""
+
+    engine: str
+    reason: str
+
+
+def choose_engine(asked: str, num_envs: int | None = None) -> Choice:
+    """The engine, "batch" or "warp", that `asked` stands for on this machine.
+
+    Args:
+        asked: One of `ENGINES`; "auto" takes Warp where JAX has a CUDA device and Warp is installed.
+        num_envs: Worlds, where that is known already.
+
+    Raises:
+        UserError: There is no such engine.
+    """
+    if asked not in ENGINES:
+        raise UserError(f"engine is one of {', '.join(ENGINES)}, but {asked!r} came.{suggest(str(asked), ENGINES)}")
+    if asked != "auto":
+        return Choice(asked, "as asked for")
+    if not _installed():
+        return Choice("batch", "MuJoCo Warp is not installed")
+    import jax
+
+    if jax.default_backend() != "gpu":
+        return Choice("batch", "JAX sees no CUDA device")
+    if num_envs is not None and num_envs < FEW_WORLDS:
+        return Choice("batch", f"fewer than {FEW_WORLDS} worlds would not fill a GPU")
+    return Choice("warp", f"JAX runs on {jax.devices()[0].device_kind}")
+
+
+def _installed() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("warp", "mujoco_warp"))
+
+
+def import_warp() -> Any:
+    """The module `warp`, quiet.
+
+    Raises:
+        UserError: Warp or MuJoCo Warp is not installed.
+    """
+    if not _installed():
+        raise UserError(
+            "The engine warp needs MuJoCo Warp: pip install 'policy-gradients[gpu]', or choose --engine batch."
+        )
+    import warp
+
+    warp.config.log_level = warp.LOG_ERROR
+    warp.init()
+    return warp
+
+
+def pick_device(warp: Any, name: str | None) -> Any:
+    """Warp's device of that name, or the one that JAX computes on.
+
+    Raises:
+        UserError: There is no such device, or no GPU that both JAX and Warp can use.
+    """
+    import jax
+
+    platform = jax.default_backend()
+    if name is not None:
+        known = [str(device) for device in warp.get_devices()]
+        if name not in known or name.startswith("cuda") != (platform == "gpu"):
+            raise UserError(
+                f"The engine warp on the device {name!r} needs that device in JAX and in Warp, but JAX computes on "
+                f"{platform} and Warp knows {', '.join(known)}."
+            )
+        return warp.get_device(name)
+    if platform != "gpu":
+        raise UserError(
+            f"The engine warp needs a CUDA device, but JAX computes on {platform}: install JAX for CUDA "
+            "(pip install 'jax[cuda13]') on a machine with an NVIDIA GPU, or choose --engine batch."
+        )
+    if warp.get_cuda_device_count() == 0:
+        raise UserError(
+            "JAX has a CUDA device, but Warp cannot use it: this Warp needs an NVIDIA driver of version 580 or newer "
+            "(nvidia-smi shows yours). Update the driver, or choose --engine batch."
+        )
+    return warp.device_from_jax(jax.devices()[0])
+
+
+def check_room(warp: Any, task: Task, num_envs: int, device: Any) -> None:
+    """Refuses more worlds than the device has free memory for.
+
+    Raises:
+        UserError: With how many would fit.
+    """
+    if not device.is_cuda:
+        return
+    from policy_gradients.environments.mujoco.warp_physics import bytes_per_world
+
+    free, each = device.free_memory, bytes_per_world(task)
+    if num_envs * each > free:
+        raise UserError(
+            f"{num_envs:,} worlds of {task.id} need some {num_envs * each / 2**30:,.1f} GiB on {device.name}, where "
+            f"{free / 2**30:,.1f} GiB are free: at most {free // each:,} fit. Give fewer num_envs, or leave Warp more "
+            "room (XLA_PYTHON_CLIENT_MEM_FRACTION is the share that JAX takes for itself)."
+        )
+
+
+def announce_kernels(warp: Any, task: Task, device: Any) -> None:
+    """Says once per model, device and version that kernels will be compiled, and where they are kept."""
+    import mujoco_warp
+
+    folder = Path(warp.config.kernel_cache_dir)
+    model = hashlib.sha256(f"{task.model.nv} {task.model.ngeom} {task.model.opt.integrator}".encode()).hexdigest()[:8]
+    architecture = getattr(device, "arch", 0) if device.is_cuda else "cpu"
+    marker = folder / f"policy_gradients_{mujoco_warp.__version__}_{architecture}_{model}"
+    if marker.exists():
+        return
+    print(f"Compiling MuJoCo Warp's kernels for {task.id}, once, into {folder} (a minute or two) …", file=sys.stderr)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError:  # nothing can be kept there, so every process compiles and says so
+        return

@@ -1,0 +1,101 @@
+"""Which engine steps the MuJoCo tasks, and what is said where Warp cannot."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from policy_gradients.environments import registry
+from policy_gradients.environments.mujoco import warp_device
+from policy_gradients.environments.mujoco.tasks import load_task
+from policy_gradients.environments.mujoco.warp_device import (
+    FEW_WORLDS,
+    check_room,
+    choose_engine,
+    import_warp,
+    pick_device,
+)
+from policy_gradients.errors import UserError
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """JAX that says it runs on a GPU, and Warp that is there."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [SimpleNamespace(device_kind="Testing GPU")])
+    monkeypatch.setattr(warp_device, "_installed", lambda: True)
+
+
+def test_auto_takes_the_processor_where_warp_is_missing(monkeypatch):
+    monkeypatch.setattr(warp_device, "_installed", lambda: False)
+    assert choose_engine("auto", 10_000) == ("batch", "MuJoCo Warp is not installed")
+
+
+def test_auto_takes_the_processor_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(warp_device, "_installed", lambda: True)
+    assert choose_engine("auto", 10_000) == ("batch", "JAX sees no CUDA device")
+
+
+def test_auto_takes_warp_on_a_gpu_and_says_on_which(a_gpu):
+    assert choose_engine("auto") == ("warp", "JAX runs on Testing GPU")
+    assert choose_engine("auto", FEW_WORLDS).engine == "warp"
+
+
+def test_auto_leaves_few_worlds_to_the_processor(a_gpu):
+    engine, reason = choose_engine("auto", FEW_WORLDS - 1)
+    assert engine == "batch" and str(FEW_WORLDS) in reason
+
+
+def test_an_unknown_engine_is_refused_with_a_suggestion():
+    with pytest.raises(UserError, match=r"engine is one of auto, batch, warp, but 'wrap' came.*Did you mean 'warp'"):
+        choose_engine("wrap")
+
+
+def test_a_missing_warp_names_the_extra_to_install(monkeypatch):
+    monkeypatch.setattr(warp_device, "_installed", lambda: False)
+    with pytest.raises(UserError, match=r"pip install 'policy-gradients\[gpu\]', or choose --engine batch"):
+        import_warp()
+
+
+def test_a_machine_without_a_gpu_is_told_so():
+    with pytest.raises(UserError, match="needs a CUDA device, but JAX computes on cpu"):
+        pick_device(SimpleNamespace(), None)
+
+
+def test_a_driver_too_old_for_warp_is_told_so(a_gpu):
+    with pytest.raises(UserError, match="driver of version 580 or newer"):
+        pick_device(SimpleNamespace(get_cuda_device_count=lambda: 0), None)
+
+
+def test_a_device_that_nobody_has_is_refused_with_those_that_are_there():
+    with pytest.raises(UserError, match=r"'cuda:7' needs that device.*JAX computes on cpu and Warp knows cpu"):
+        pick_device(SimpleNamespace(get_devices=lambda: ["cpu"]), "cuda:7")
+
+
+def test_too_many_worlds_are_refused_with_how_many_fit():
+    warp = pytest.importorskip("warp")
+    pytest.importorskip("mujoco_warp")
+    device = SimpleNamespace(is_cuda=True, free_memory=2**30, name="Testing GPU")
+    with pytest.raises(UserError, match=r"1,000,000 worlds of Hopper-v4 need .* GiB are free: at most [\d,]+ fit"):
+        check_room(warp, load_task("Hopper-v4"), 1_000_000, device)
+
+
+def test_a_prefix_and_an_engine_that_contradict_each_other_are_refused():
+    with pytest.raises(UserError, match="engine 'warp' steps MuJoCo tasks without a prefix"):
+        registry.settle("mujoco:HalfCheetah-v4", "warp")
+
+
+def test_an_engine_for_a_task_that_is_not_mujocos_is_refused():
+    with pytest.raises(UserError, match="'CartPole-v1' is 'jax''s; leave engine at auto"):
+        registry.settle("CartPole-v1", "batch")
+
+
+def test_the_prefix_forces_warp_and_nothing_is_looked_up(monkeypatch):
+    monkeypatch.setattr(warp_device, "_installed", lambda: False)
+    assert registry.settle("warp:HalfCheetah-v4")[0] == "warp"
+
+
+def test_scores_are_played_on_the_c_engine_wherever_a_policy_was_trained():
+    env = registry.make("warp:Swimmer-v4", 1, evaluation=True, device="cpu")
+    assert env.spec.engine == "mujoco"
+    env.close()

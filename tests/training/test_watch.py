@@ -1,0 +1,38 @@
+"""What a run says of its engine, and when it stops because of it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from policy_gradients.environments.base import EnvironmentFailure
+from policy_gradients.training.config import EnvironmentConfig, Experiment
+from policy_gradients.training.watch import EngineWatch, settle_engine
+
+SPEC = SimpleNamespace(id="Humanoid-v4")
+
+
+def test_what_goes_wrong_is_said_once():
+    said = []
+    watch = EngineWatch(SPEC, said.append)  # pyright: ignore[reportArgumentType]
+    watch({"env/overflows": 0.0}, 1000)
+    for count in (3.0, 4.0):
+        watch({"env/overflows": count}, 1000)
+    assert len(said) == 1 and "3 of 1,000 steps found no room" in said[0]
+
+
+@pytest.mark.parametrize("name", ["env/overflows", "env/unstable_worlds"])
+def test_what_goes_wrong_often_stops_the_run(name):
+    watch = EngineWatch(SPEC, print)  # pyright: ignore[reportArgumentType]
+    watch({name: 10.0}, 1000)
+    with pytest.raises(EnvironmentFailure, match=r"Humanoid-v4: 11 of 1,000"):
+        watch({name: 11.0}, 1000)
+
+
+def test_a_run_keeps_the_engine_that_its_machine_chose():
+    experiment, line = settle_engine(Experiment(env=EnvironmentConfig("HalfCheetah-v4")))
+    assert experiment.env.engine == "batch" and line.startswith("Engine batch: MuJoCo's C engine on the processor")
+
+
+def test_nothing_is_said_of_engines_where_there_is_one_only():
+    asked = Experiment(env=EnvironmentConfig("CartPole-v1"))
+    assert settle_engine(asked) == (asked, "")
