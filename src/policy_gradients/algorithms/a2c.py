@@ -6,9 +6,9 @@ from typing import Literal
 
 import optax
 
-from policy_gradients.algorithms.learner import finish_update, init_learner, judge, one_step
+from policy_gradients.algorithms.learner import entropy_bonus, finish_update, init_learner, judge, one_step
 from policy_gradients.estimation import normalization as norm
-from policy_gradients.estimation.batches import Batch, known_zero, masked_mean, masked_means, standardize
+from policy_gradients.estimation.batches import Batch, masked_means, standardize
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Params, Transition
 
 
@@ -53,9 +53,7 @@ def a2c_loss(agent: ActorCritic, config: A2CConfig, params: Params, batch: Batch
     distribution, value = agent.policy(params, batch.obs), agent.value(params, batch.obs)
     log_prob = distribution.log_prob(batch.action)
     parts = masked_means((-log_prob * batch.advantage, 0.5 * (batch.target - value) ** 2), batch.valid)
-    loss = parts[0] + config.value_coef * parts[1]
-    if not known_zero(config.entropy_coef):
-        loss -= config.entropy_coef * masked_mean(distribution.entropy(), batch.valid)
+    loss = parts[0] + config.value_coef * parts[1] - entropy_bonus(config, distribution, batch.valid)
     return loss, parts
 
 

@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from policy_gradients.algorithms.diagnostics import learning_metrics
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import gae
-from policy_gradients.estimation.batches import Batch, flatten
+from policy_gradients.estimation.batches import Batch, flatten, known_zero, masked_mean
 from policy_gradients.optimization.schedules import current_rate
-from policy_gradients.types import ActorCritic, Array, Key, LearnerState, Metrics, Params, Transition
+from policy_gradients.types import ActorCritic, Array, Distribution, Key, LearnerState, Metrics, Params, Transition
 
 
 class Judgement(NamedTuple):
@@ -55,6 +55,13 @@ def judge(agent: ActorCritic, config: Any, params: Params, statistics: norm.Stat
         gamma=config.gamma, gae_lambda=config.gae_lambda,
     )  # fmt: skip
     return Judgement(advantage, norm.normalize_value(statistics, advantage + real), value)
+
+
+def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array:
+    """c_H ⟨H⟩ over valid rows; the entropy is not computed where c_H is known to be 0."""
+    if known_zero(config.entropy_coef):
+        return jnp.zeros((), jnp.float32)
+    return config.entropy_coef * masked_mean(distribution.entropy(), valid)
 
 
 STEP_METRICS = ("train/grad_norm", "train/grad_clipped_fraction", "train/nonfinite")

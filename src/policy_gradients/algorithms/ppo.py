@@ -11,17 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from policy_gradients.algorithms.learner import STEP_METRICS, descend, finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import STEP_METRICS, descend, entropy_bonus, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
-from policy_gradients.estimation.batches import (
-    Batch,
-    flatten,
-    known_zero,
-    masked_mean,
-    masked_means,
-    shuffle,
-    standardize,
-)
+from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, standardize
 from policy_gradients.optimization.schedules import Schedule, current_rate, kl_adaptive
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Params, Transition
 
@@ -91,9 +83,7 @@ def ppo_loss(agent: ActorCritic, config: PPOConfig, params: Params, batch: Batch
 
     outside = (jnp.abs(ratio - 1.0) > config.clip_eps).astype(jnp.float32)
     parts = masked_means((-surrogate, 0.5 * error, outside, (ratio - 1.0) - log_ratio), batch.valid)
-    loss = parts[0] + config.value_coef * parts[1]
-    if not known_zero(config.entropy_coef):
-        loss -= config.entropy_coef * masked_mean(distribution.entropy(), batch.valid)
+    loss = parts[0] + config.value_coef * parts[1] - entropy_bonus(config, distribution, batch.valid)
     return loss, parts
 
 

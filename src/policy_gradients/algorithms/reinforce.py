@@ -7,11 +7,11 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from policy_gradients.algorithms.learner import Judgement, finish_update, init_learner, one_step
+from policy_gradients.algorithms.learner import Judgement, entropy_bonus, finish_update, init_learner, one_step
 from policy_gradients.errors import UserError
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import discounted_returns
-from policy_gradients.estimation.batches import Batch, known_zero, masked_mean, masked_means, standardize
+from policy_gradients.estimation.batches import Batch, masked_means, standardize
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Params, Transition
 
 
@@ -59,9 +59,7 @@ def reinforce_loss(agent: ActorCritic, config: REINFORCEConfig, params: Params, 
     if config.baseline == "value":
         error = 0.5 * (batch.target - agent.value(params, batch.obs)) ** 2
     parts = masked_means((-distribution.log_prob(batch.action) * batch.advantage, error), batch.valid)
-    loss = parts[0] + config.value_coef * parts[1]
-    if not known_zero(config.entropy_coef):
-        loss -= config.entropy_coef * masked_mean(distribution.entropy(), batch.valid)
+    loss = parts[0] + config.value_coef * parts[1] - entropy_bonus(config, distribution, batch.valid)
     return loss, parts
 
 

@@ -157,12 +157,9 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         keys = jax.random.split(key, config.num_epochs)
         ((online, opt_state), duals, dual_state), steps = jax.lax.scan(epoch, start, keys)
 
-        learnt = state._replace(
-            params=unravel(online),
-            opt_state=VMPOState(online, opt_state, duals, dual_state, (own.age + 1) % config.target_period),
-            learning_rate=rate,
-            n_updates=state.n_updates + config.num_epochs * config.num_minibatches,
-        )
+        count = state.n_updates + config.num_epochs * config.num_minibatches
+        kept = VMPOState(online, opt_state, duals, dual_state, (own.age + 1) % config.target_period)
+        learnt = state._replace(params=unravel(online), opt_state=kept, learning_rate=rate, n_updates=count)
         after, metrics = finish_update(agent, config, state, learnt, trajectory, seen, judged)
         renewed = own.age + 1 == config.target_period
         acts = jax.tree.map(lambda new, kept: jnp.where(renewed, new, kept), after.params, state.params)
@@ -178,9 +175,5 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
 def _kl_names(agent: ActorCritic) -> tuple[str, ...]:
     """The KLs that are bounded: of mean and standard deviation, or one for discrete actions."""
     obs = jnp.zeros(agent.obs.shape, agent.obs.dtype)
-
-    def parts() -> Any:
-        policy = agent.policy(agent.init(jax.random.key(0)), obs)
-        return policy.kl_parts(policy)
-
-    return tuple(jax.eval_shape(parts))
+    policy = lambda: agent.policy(agent.init(jax.random.key(0)), obs)  # noqa: E731
+    return tuple(jax.eval_shape(lambda: policy().kl_parts(policy())))
