@@ -57,10 +57,10 @@ def judge(agent: ActorCritic, config: Any, params: Params, statistics: norm.Stat
     return Judgement(advantage, norm.normalize_value(statistics, advantage + real), value)
 
 
-def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array:
+def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array | float:
     """c_H ⟨H⟩ over valid rows; the entropy is not computed where c_H is known to be 0."""
     if known_zero(config.entropy_coef):
-        return jnp.zeros((), jnp.float32)
+        return 0.0
     return config.entropy_coef * masked_mean(distribution.entropy(), valid)
 
 
