@@ -182,6 +182,8 @@ def test_with_a_critic_weights_are_standardised_over_the_batch_and_the_critic_le
     after, metrics = updater(CRITIC)(KEY, learner, rows)
     expected = first_step(CRITIC, learner.params, rows, weight)
     np.testing.assert_allclose(after.params["w"], expected["w"], rtol=1e-4)
+    expected_loss = -np.mean(weight * rows.log_prob)  # Adam's first step knows no scale; the loss does
+    np.testing.assert_allclose(metrics["train/policy_gradient_loss"], expected_loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["train/value_loss"], np.mean(advantage**2) / 2, rtol=1e-4)
     assert (after.params["v"] != learner.params["v"]).all()
 
