@@ -62,8 +62,8 @@ def test_an_unknown_command_is_one_sentence_with_a_suggestion_and_exit_code_2(ru
     code, out, err = run("trian", "ppo")
     assert code == 2 and out == ""
     assert err == (
-        "policy-gradients: there is no command 'trian'; expected one of train, resume, evaluate, export, "
-        "verify, plot, envs, benchmark. Did you mean 'train'?\n"
+        "policy-gradients: there is no command 'trian'; expected one of train, resume, evaluate, sweep, "
+        "export, verify, plot, envs, benchmark. Did you mean 'train'?\n"
     )
 
 

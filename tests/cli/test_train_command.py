@@ -146,7 +146,10 @@ def test_the_exit_code_says_how_a_run_ended_and_the_last_lines_how_well(monkeypa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("pppo",), "algorithm: there is no algorithm 'pppo'; expected one of ppo. Did you mean 'ppo'?"),
+        (
+            ("pppo",),
+            "algorithm: there is no algorithm 'pppo'; expected one of reinforce, a2c, trpo, ppo, vmpo. Did you mean 'ppo'?",
+        ),
         (("ppo", "--learnig_rate", "1"), "there is no flag --learnig_rate. Did you mean '--learning-rate'?"),
         (("ppo", "--no-vidio"), "there is no flag --no-vidio."),
         (("ppo", "stray"), "expected a flag (--name value), got 'stray'."),

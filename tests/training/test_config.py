@@ -10,12 +10,14 @@ from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import NormalizationConfig
 from policy_gradients.networks import NetworkConfig
 from policy_gradients.training.config import (
+    CONFIGS,
     CheckpointConfig,
     EnvironmentConfig,
     EvaluationConfig,
     Experiment,
     LoggingConfig,
     config_hash,
+    default_experiment,
     load_experiment,
     parse_experiment,
     save_experiment,
@@ -75,7 +77,7 @@ def test_none_stays_a_word_where_it_is_one_of_the_choices():
     [
         (hyper(gama=0.9), "hyperparameters.gama: there is no such setting. Did you mean 'gamma'?"),
         ({"learning_rate": 1e-3}, "there is no such setting. Did you mean 'hyperparameters.learning_rate'?"),
-        ({"algorithm": "pppo"}, "algorithm: there is no algorithm 'pppo'; expected one of ppo. Did you mean 'ppo'?"),
+        ({"algorithm": "pppo"}, "no algorithm 'pppo'; expected one of reinforce, a2c, trpo, ppo, vmpo. Did you mean 'ppo'?"),
         ({"algorithm": ["ppo"]}, "algorithm: there is no algorithm ['ppo']"),
         (hyper(num_epochs=2.5), "hyperparameters.num_epochs: expected a whole number, got 2.5."),
         (hyper(num_epochs=True), "hyperparameters.num_epochs: expected a whole number, got True."),
@@ -109,10 +111,12 @@ def test_a_setting_of_the_wrong_type_is_not_blamed_a_second_time_for_a_contradic
 
 
 def test_every_range_belongs_to_a_setting_there_is_and_its_default_obeys_it():
-    defaults = {".".join(leaf.path): leaf.default for leaf in leaves(Experiment())}
-    assert set(RANGES) <= set(defaults)
-    assert {path for paths in CONTRADICTIONS for path in paths} <= set(defaults)
-    validate(Experiment())
+    experiments = [default_experiment(algorithm) for algorithm in CONFIGS]
+    settings = {".".join(leaf.path) for experiment in experiments for leaf in leaves(experiment)}
+    assert set(RANGES) <= settings
+    assert {path for paths in CONTRADICTIONS for path in paths} <= settings
+    for experiment in experiments:
+        validate(experiment)
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,11 @@ def report(experiment: "Experiment", timings: Sequence[Timing]) -> str:
     from policy_gradients.cli.envs import table
 
     config, env = experiment.hyperparameters, experiment.env
-    counts = ("num_minibatches", "num_epochs", "value_epochs")
-    passes = [f"{name} {getattr(config, name)}, " for name in counts if hasattr(config, name)]
+    words = {"num_minibatches": "minibatches", "num_epochs": "epochs", "value_epochs": "epochs of the critic"}
+    passes = [f", {getattr(config, name)} {word}" for name, word in words.items() if hasattr(config, name)]
     head = (
-        f"{experiment.algorithm} on {env.id}: {env.num_envs} environments × {config.num_steps} steps, "
-        f"{''.join(passes).rstrip(', ')} · "
+        f"{experiment.algorithm} on {env.id}: {env.num_envs} environments × {config.num_steps} steps"
+        f"{''.join(passes)} · "
         f"{os.cpu_count()} CPU cores, {jax.default_backend()}, JAX {jax.__version__}"
     )
     rows: list[Sequence[object]] = [("", "steps/s", "of simulator", "ms", "compile s")]
