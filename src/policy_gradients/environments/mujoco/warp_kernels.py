@@ -2,7 +2,7 @@
 
 # Warp compiles these functions; to a checker of Python's types they mean little.
 # pyright: basic, reportGeneralTypeIssues=false, reportAssignmentType=false, reportInvalidTypeForm=false
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false, reportMissingImports=warning
 
 import warp as wp
 from mujoco_warp._src import collision_primitive
