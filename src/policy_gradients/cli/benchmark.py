@@ -158,11 +158,10 @@ def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tupl
 
 def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int) -> Timing:
     """Median time of a call, over as many as fit into `seconds` after two to warm up."""
-    from policy_gradients import compilation
     from policy_gradients.environments.host import with_cause
 
     tick = time.perf_counter()
-    compiled = program.lower(key, carried).compile(compiler_options=compilation.for_training())
+    compiled = program.lower(key, carried).compile()
     compile_seconds = time.perf_counter() - tick
     times: list[float] = []
     while len(times) < 5 or sum(times[2:]) < seconds:

@@ -117,12 +117,8 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
 
 
 def compile_iteration(parts: Parts, key: Key, state: RunState) -> Callable[..., Any]:
-    """The iteration compiled ahead, with the options that suit it: nothing can compile it a second time.
-
-    `parts.iteration` itself stays free of options, with which JAX would refuse it inside another program (a `vmap`
-    over seeds, a scan over updates).
-    """
-    return parts.iteration.lower(key, *state).compile(compiler_options=compilation.for_training())
+    """The iteration compiled ahead: nothing can compile it a second time."""
+    return parts.iteration.lower(key, *state).compile()
 
 
 def _nonfinite(trajectory: Transition) -> Metrics:
