@@ -1,4 +1,4 @@
-"""policy_gradients as a contestant: the compiled iteration (rollout and update) with its metrics fetched.
+"""policy_gradients as a contestant: the program of a run (rollout and update) with its metrics fetched.
 
 Settings: {"experiment": an Experiment as plain data, "return_steps": when to note the return, "cache": folder of the
 compilation cache; by default an empty one, so that compile time is that of a first run}.
@@ -6,7 +6,6 @@ compilation cache; by default an empty one, so that compile time is that of a fi
 
 import math
 import os
-import time
 from typing import Any
 
 from contest import measure_for, serve
@@ -25,32 +24,29 @@ class Trainer:
         import jax
 
         from policy_gradients.training.config import parse_experiment
-        from policy_gradients.training.setup import build, compile_iteration, initial_state, make_environment
+        from policy_gradients.training.program import Program
+        from policy_gradients.training.setup import build, initial_state, make_environment
 
         experiment = parse_experiment(settings["experiment"])
         parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
         state = initial_state(parts, jax.random.key(experiment.seed))
-        self._state = tuple(state)
-        self._key = jax.random.key(experiment.seed)
-        began = time.perf_counter()
-        self._program = compile_iteration(parts, self._key, state)
-        self.compile_seconds = time.perf_counter() - began
-        self._fold_in, self._fetch = jax.random.fold_in, jax.device_get
+        self._state = state
         self._per_update = experiment.env.num_envs * experiment.hyperparameters.num_steps
+        self._program = Program(parts, self._per_update, jax.random.key(experiment.seed), state)
+        self.compile_seconds = self._program.compile_seconds
         self._return_steps = settings["return_steps"]
         self._updates = 0
         self._noted: dict[str, float] = {}
 
     def iterate(self) -> int:
-        """One iteration; returns the environment steps it took."""
-        learner, carry, metrics = self._program(self._fold_in(self._key, self._updates), *self._state)
-        self._state = learner, carry
-        numbers = {name: float(value) for name, value in self._fetch(metrics).items()}
-        self._updates += 1
+        """One call of the program, which is an iteration or several small ones; returns its environment steps."""
+        count = self._program.at_most
+        self._state, rows = self._program(self._state, self._updates, count)
+        self._updates += count
         steps = self._updates * self._per_update
         if not self._noted and steps >= self._return_steps:
-            self._noted = {"steps": steps, "return": numbers["rollout/ep_rew_mean"]}
-        return self._per_update
+            self._noted = {"steps": steps, "return": rows[-1]["rollout/ep_rew_mean"]}
+        return count * self._per_update
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Iterations for so many seconds."""
@@ -65,7 +61,7 @@ class Trainer:
 
 
 def start(settings: dict[str, Any]) -> tuple[dict, dict]:
-    """Compiles, and runs two iterations to warm up."""
+    """Compiles, and runs two calls to warm up."""
     trainer = Trainer(settings)
     for _ in range(2):
         trainer.iterate()

@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timing]:
-    """Times the three programs of an experiment.
+    """Times the three programs of an experiment: the simulator's steps, the rollout, the whole iteration.
 
     Args:
         experiment: What would be trained.
@@ -89,10 +89,11 @@ def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timin
         state = initial_state(parts, jax.random.key(experiment.seed))
         steps = experiment.hyperparameters.num_steps * env.spec.num_envs
         key = jax.random.key(experiment.seed)
-        return [
+        timings = [
             _time(name, jax.jit(program), key, start, seconds, steps)
             for name, program, start in _programs(experiment, parts, state)
         ]
+        return [*timings, _time_iteration(parts, key, state, seconds, steps)]
     finally:
         env.close()
 
@@ -145,30 +146,47 @@ def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tupl
         carry, seen = rollout(parts.agent, env, norm, config.num_steps, key, params, learner.statistics, carry)
         return carry, jnp.sum(seen.log_prob) + jnp.sum(seen.reward)
 
-    def iterate(key: jax.Array, whole: Any) -> tuple[Any, Any]:
-        *whole, metrics = parts.iteration(key, *whole)
-        return tuple(whole), metrics
-
-    return [
-        ("simulator", simulate, state.carry.env_state),
-        ("rollout", act, state.carry),
-        ("iteration", iterate, tuple(state)),
-    ]
+    return [("simulator", simulate, state.carry.env_state), ("rollout", act, state.carry)]
 
 
 def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int) -> Timing:
     """Median time of a call, over as many as fit into `seconds` after two to warm up."""
+    import jax
+
+    from policy_gradients import compilation
     from policy_gradients.environments.host import with_cause
 
     tick = time.perf_counter()
-    compiled = program.lower(key, carried).compile()
+    compiled = program.lower(key, carried).compile(compiler_options=compilation.for_training())
     compile_seconds = time.perf_counter() - tick
+
+    def call() -> None:
+        nonlocal carried
+        carried, _ = jax.block_until_ready(with_cause(compiled, key, carried))
+
+    return Timing(name, compile_seconds, _median(call, seconds), steps)
+
+
+def _time_iteration(parts: "Parts", key: Any, state: Any, seconds: float, steps: int) -> Timing:
+    """The same of the program that `train` runs: per update, where a call runs several."""
+    from policy_gradients.training.program import Program
+
+    program = Program(parts, steps, key, state)
+
+    def call() -> None:
+        nonlocal state
+        state, _ = program(state, 0, program.at_most)
+
+    return Timing("iteration", program.compile_seconds, _median(call, seconds) / program.at_most, steps)
+
+
+def _median(call: Callable[[], None], seconds: float) -> float:
     times: list[float] = []
     while len(times) < 5 or sum(times[2:]) < seconds:
         tick = time.perf_counter()
-        carried, _ = with_cause(compiled, key, carried)
+        call()
         times.append(time.perf_counter() - tick)
-    return Timing(name, compile_seconds, statistics.median(times[2:]), steps)
+    return statistics.median(times[2:])
 
 
 def _seconds(options: dict[str, str]) -> float:

@@ -25,6 +25,7 @@ from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
+from policy_gradients.training.program import Program
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.rollout import Carry
 from policy_gradients.training.setup import (
@@ -32,7 +33,6 @@ from policy_gradients.training.setup import (
     Parts,
     RunState,
     build,
-    compile_iteration,
     forget_running_returns,
     initial_state,
     make_environment,
@@ -186,23 +186,20 @@ class _Session:
         """Updates `start` … until the last one or a stop request; returns how many are done."""
         metrics: dict[str, float] = {}
         update, saved, trained = start, start, 0.0
-        program, compile_time = self._compile(state)
+        program = Program(self.parts, self.steps_per_update, self.key, state)
         while update < self.updates and not stop:
             tick = time.perf_counter()
-            state, metrics = self._iterate(program, state, update)
+            state, rows = self._iterate(program, state, update)
             trained += time.perf_counter() - tick
-            update += 1
-            metrics |= {
-                "time/iterations": update,
-                "time/total_timesteps": int(state.learner.step),
-                "time/fps": (update - start) * self.steps_per_update / trained,
-                "time/compile": compile_time,
-            }
-            if self._due(update, self.experiment.evaluation.num_evaluations):
-                metrics |= self._evaluate(state, update)
-            metrics["time/time_elapsed"] = self._time_elapsed()
-            loggers.log(update, metrics)
-            self.progress.update(int(state.learner.step), metrics)
+            rate = (update + len(rows) - start) * self.steps_per_update / trained
+            for metrics in rows:
+                update += 1
+                metrics |= {"time/iterations": update, "time/fps": rate, "time/compile": program.compile_seconds}
+                if self._due(update, self.experiment.evaluation.num_evaluations):
+                    metrics |= self._evaluate(state, update)
+                metrics["time/time_elapsed"] = self._time_elapsed()
+                loggers.log(update, metrics)
+                self.progress.update(int(metrics["time/total_timesteps"]), metrics)
             if self._due(update, self.experiment.checkpoint.num_checkpoints):
                 saved = update
                 self._save(state, update)
@@ -210,14 +207,13 @@ class _Session:
             self._save(state, update)
         return state, update, metrics
 
-    def _compile(self, state: RunState) -> tuple[Callable[..., Any], float]:
-        tick = time.perf_counter()
-        program = compile_iteration(self.parts, self.key, state)
-        return program, time.perf_counter() - tick
-
-    def _iterate(self, program: Callable[..., Any], state: RunState, update: int) -> tuple[RunState, dict[str, float]]:
+    def _iterate(self, program: Program, state: RunState, update: int) -> tuple[RunState, list[dict[str, float]]]:
+        """One call: as many updates as suit it, up to the next at whose end something is due; and their metrics."""
+        times = self.experiment.evaluation.num_evaluations, self.experiment.checkpoint.num_checkpoints
+        ends = (n for n in range(1, program.suggested) if any(self._due(update + n, count) for count in times))
+        count = min(next(ends, program.suggested), self.updates - update)
         try:
-            learner, carry, metrics = with_cause(program, jax.random.fold_in(self.key, update), *state)
+            state, rows = program(state, update, count)
         except EnvironmentFailure as failure:
             if not self.parts.env.spec.exact_resume:
                 self._save(state, update)  # nothing of the simulator is in it, so what was learnt is kept
@@ -226,11 +222,11 @@ class _Session:
                 f"{self.run}"
             )
             raise
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if any(count > 0 for name, count in numbers.items() if "/nonfinite" in name):
-            raise self._diverged(numbers, update)
-        self.watch(numbers, int(learner.step))
-        return RunState(learner, carry), numbers
+        for number, row in enumerate(rows, update):
+            if any(value > 0 for name, value in row.items() if "/nonfinite" in name):
+                raise self._diverged(row, number)
+            self.watch(row, int(row["time/total_timesteps"]))
+        return state, rows
 
     def _time_elapsed(self) -> float:
         return self.earlier + time.perf_counter() - self.began

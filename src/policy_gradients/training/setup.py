@@ -116,11 +116,6 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
     return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
 
 
-def compile_iteration(parts: Parts, key: Key, state: RunState) -> Callable[..., Any]:
-    """The iteration compiled ahead: nothing can compile it a second time."""
-    return parts.iteration.lower(key, *state).compile()
-
-
 def _nonfinite(trajectory: Transition) -> Metrics:
     def count(x: Array) -> Array:
         bad = ~jnp.isfinite(x).reshape(*trajectory.valid.shape, -1).all(axis=-1)
