@@ -32,6 +32,11 @@ def mean_kl(policy, old):
     return lambda theta: jnp.mean(old.kl(policy(theta)))
 
 
+def product_at(policy, theta, damping=DAMPING):
+    old = jax.lax.stop_gradient(policy(theta))
+    return fisher_vector_product(policy, lambda new: jnp.mean(old.kl(new)), theta, damping)
+
+
 def information(distribution):
     """F of one row in the distribution's own parameters, by hand."""
     if isinstance(distribution, Categorical):
@@ -52,7 +57,7 @@ def test_a_product_is_that_of_the_dense_hessian_and_of_the_fisher_matrix(name):
     """Trap 29 and 23: at θ_old, ∇²⟨KL⟩ = ⟨Jᵀ F J⟩ + ζ I."""
     policy, flat = small_policy(name)
     kl = mean_kl(policy, jax.lax.stop_gradient(policy(flat)))
-    product = jax.jit(jax.vmap(fisher_vector_product(kl, flat, DAMPING)))(jnp.eye(flat.size))
+    product = jax.jit(jax.vmap(product_at(policy, flat)))(jnp.eye(flat.size))
     hessian = np.asarray(jax.jit(jax.hessian(kl))(flat), np.float64)
     np.testing.assert_allclose(product, hessian + DAMPING * np.eye(flat.size), rtol=1e-4, atol=1e-5)
 
@@ -75,15 +80,12 @@ def test_damped_products_have_positive_curvature_in_every_direction():
 
     @jax.jit
     def products(theta):
-        return jax.vmap(fisher_vector_product(mean_kl(policy, jax.lax.stop_gradient(policy(theta))), theta, DAMPING))(
-            directions
-        )
+        return jax.vmap(product_at(policy, theta))(directions)
 
     curvature = jnp.sum(directions * products(flat), axis=-1)
     assert (curvature >= 0.99 * DAMPING * jnp.sum(directions**2, axis=-1)).all()
 
 
 def test_a_coordinate_that_the_policy_does_not_use_sees_the_damping_alone():
-    kl = lambda theta: Normal(jnp.zeros(1), jnp.zeros(1)).kl(Normal(theta[:1], jnp.zeros(1)))  # noqa: E731
-    product = fisher_vector_product(kl, jnp.zeros(2), DAMPING)
+    product = product_at(lambda theta: Normal(theta[None, :1], jnp.zeros((1, 1))), jnp.zeros(2))
     np.testing.assert_allclose(product(jnp.array([1.0, 1.0])), [1 + DAMPING, DAMPING], rtol=1e-6)

@@ -87,11 +87,14 @@ def trust_region_step(
         log_ratio = policy(theta, batch.obs).log_prob(batch.action) - old.log_prob(batch.action)
         return masked_means((jnp.exp(log_ratio) * batch.advantage,), batch.valid)[0]
 
+    def divergence(new: Any) -> Array:
+        return masked_means((old.kl(new),), batch.valid)[0]
+
     def kl(theta: Array) -> Array:
-        return masked_means((old.kl(policy(theta, batch.obs)),), batch.valid)[0]
+        return divergence(policy(theta, batch.obs))
 
     before, gradient = jax.value_and_grad(objective)(flat)
-    product = fisher_vector_product(kl, flat, config.cg_damping)
+    product = fisher_vector_product(lambda theta: policy(theta, batch.obs), divergence, flat, config.cg_damping)
     solution = conjugate_gradient(product, gradient, config.cg_iterations)
     curvature = jnp.vdot(solution.x, product(solution.x))
     possible = jnp.isfinite(curvature) & (curvature > 0.0)
