@@ -49,12 +49,25 @@ def judge(agent: ActorCritic, config: Any, params: Params, statistics: norm.Stat
     """
     value = agent.value(params, seen.obs)
     real = norm.denormalize_value(statistics, value)
-    after = norm.denormalize_value(statistics, agent.value(params, seen.next_obs))
+    after = norm.denormalize_value(statistics, _values_after(agent, params, seen, value))
     advantage = gae(
         seen.reward, real, after, seen.terminated, seen.truncated, seen.valid,
         gamma=config.gamma, gae_lambda=config.gae_lambda,
     )  # fmt: skip
     return Judgement(advantage, norm.normalize_value(statistics, advantage + real), value)
+
+
+def _values_after(agent: ActorCritic, params: Params, seen: Transition, value: Array) -> Array:
+    """V(s′_t) [T, N], right in every row that is valid and not terminated.
+
+    While an episode goes on, s′_t is s_{t+1}, whose value is known. Only where a row holds another s′, because a limit
+    cut its episode, does the network judge the whole of them: half of a critic's work is spared in most updates.
+    """
+    known = jnp.concatenate([value[1:], agent.value(params, seen.next_obs[-1:])])
+    equal = seen.next_obs[:-1] == seen.obs[1:]
+    same = jnp.all(equal, axis=tuple(range(seen.valid.ndim, equal.ndim)))
+    missing = jnp.any(seen.valid[:-1] & ~seen.terminated[:-1] & ~same)
+    return jax.lax.cond(missing, lambda: agent.value(params, seen.next_obs), lambda: known)
 
 
 def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array | float:
