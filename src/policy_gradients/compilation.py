@@ -1,4 +1,6 @@
-"""Which of XLA's CPU options suit which of our programs. Accelerators, and versions not measured, get its defaults."""
+"""Which of XLA's CPU options suit which of our programs. Accelerators get its defaults."""
+
+from functools import cache
 
 import jax
 
@@ -11,7 +13,7 @@ def for_training() -> Options:
     XLA's library for fused reductions is slow on rows as short as an action, and its concurrent schedule costs more
     than it gains in gradient steps of a tenth of a millisecond.
     """
-    return _where_known(
+    return _known(
         {
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
             "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
@@ -21,10 +23,20 @@ def for_training() -> Options:
 
 def for_few_runs() -> Options:
     """For what runs once, or beside a simulator that takes all the time: compiled in half the time and memory."""
-    return _where_known({"xla_cpu_use_fusion_emitters": False})
+    return _known({"xla_cpu_use_fusion_emitters": False})
 
 
-def _where_known(options: Options) -> Options:
-    """XLA refuses options that it does not know, so only versions in which these were seen to work are given any."""
-    measured = (0, 10) <= jax.__version_info__[:2] <= (0, 12)
-    return options if measured and jax.default_backend() == "cpu" else None
+def _known(options: dict[str, str | bool]) -> Options:
+    if jax.default_backend() != "cpu":
+        return None
+    return {name: value for name, value in options.items() if _is_known(name, value)} or None
+
+
+@cache
+def _is_known(name: str, value: str | bool) -> bool:
+    """Options come and go with XLA's versions, and it refuses what it does not know: asked, not looked up."""
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
