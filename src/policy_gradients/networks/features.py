@@ -6,6 +6,7 @@ exported policy needs no library to find them.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -99,18 +100,64 @@ def nature_cnn(shape: tuple[int, ...], features: int = 512) -> Network:
             depth = filters
         return {**params, "dense": dense_init(keys[3], flat, features, math.sqrt(2.0))}
 
+    apply_filters = convolve if jax.default_backend() == "cpu" else _convolve
+
     def apply(params: dict[str, Any], x: Array) -> Array:
         batch = x.shape[:-3]
         x = x.reshape(-1, *shape).astype(jnp.float32) / 255.0
         for i, (_, _, stride) in enumerate(NATURE_LAYERS):
             layer = params[f"conv{i}"]
-            x = jax.lax.conv_general_dilated(
-                x, layer["weight"], (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            x = apply_filters(x, layer["weight"], stride)
             x = jax.nn.relu(x + _over_batch(layer["bias"], x))
         return jax.nn.relu(dense(params["dense"], x.reshape(*batch, flat)))
 
     return Network(init, apply, features)
+
+
+def _convolve(x: Array, weight: Array, stride: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, weight, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def convolve(x: Array, weight: Array, stride: int) -> Array:
+    """The convolution, with derivatives that are matrix products.
+
+    Inside a loop, as minibatches are, XLA's own gradient of a convolution takes ten times as long on a CPU.
+
+    Args:
+        x: [B, H, W, C].
+        weight: [K, K, C, F].
+        stride: In both directions; no padding.
+    """
+    return _convolve(x, weight, stride)
+
+
+@partial(convolve.defjvp, symbolic_zeros=True)
+def _convolve_jvp(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    x, weight = primals
+    pairs = ((tangents[0], weight), (x, tangents[1]))
+    known = [_convolve_by_patches(*pair, stride) for pair in pairs if not any(map(_is_zero, pair))]
+    out = convolve(x, weight, stride)
+    return out, sum(known[1:], start=known[0]) if known else jnp.zeros_like(out)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _convolve_by_patches(x: Array, weight: Array, stride: int) -> Array:
+    """The same as one product: every patch is a row."""
+    kernel, _, depth, filters = weight.shape
+    rows, columns = ((size - kernel) // stride + 1 for size in x.shape[1:3])
+    patches = [
+        x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+    flat = jnp.concatenate(patches, axis=-1).reshape(-1, kernel * kernel * depth)
+    return (flat @ weight.reshape(-1, filters)).reshape(x.shape[0], rows, columns, filters)
 
 
 def _over_batch(vector: Array, x: Array) -> Array:
