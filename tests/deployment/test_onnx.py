@@ -111,10 +111,10 @@ def test_observations_are_refused_as_elsewhere(toy_bundle: Path) -> None:
             policy(wrong)
 
 
-def test_threads_may_act_with_one_session(toy_bundle: Path) -> None:
+def test_threads_may_act_with_one_session(toy_bundle: Path, hasty_threads: None) -> None:
     bundle = read_bundle(toy_bundle)
     policy = OnnxPolicy(onnx_model(bundle).SerializeToString(), bundle.description)
-    obs = np.random.default_rng(0).standard_normal((400, 5))
+    obs = np.random.default_rng(0).standard_normal((2000, 5))
     expected = [policy(row) for row in obs]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(policy, obs, chunksize=7))
