@@ -91,6 +91,25 @@ def float64_gradient(loss: Callable[..., Any], agent: ActorCritic, config: Any, 
         return jax.device_get(_compiled(loss, agent, config)(*jax.tree.map(jnp.asarray, arguments)))
 
 
+def assert_neither_loss_reaches_the_others_parameters(policy_alone: dict[str, Any], both: dict[str, Any]) -> None:
+    """Gradients of the policy's loss alone, and of it with the critic's."""
+    assert not policy_alone["v"].any()
+    assert both["v"].any()
+    for name in ("w", "log_std"):
+        np.testing.assert_array_equal(both[name], policy_alone[name])
+
+
+def loss_by_terms(loss: Callable[..., Any], terms: dict[str, Any]) -> Callable[[str], Any]:
+    """The function from a configuration's name to (loss, parts) and gradient of the same parameters and batch."""
+
+    @cache
+    def loss_and_gradient(name: str) -> Any:
+        params = numpy_params()
+        return float64_gradient(loss, linear_agent(), terms[name], params, numpy_batch(params))
+
+    return loss_and_gradient
+
+
 def assert_gradient_is_that_of_differences(gradient: dict, slow: Callable[[dict], float], params: dict) -> None:
     """Central differences of the slow loss in every coordinate; their own error is about 1e-9."""
     for name, leaf in params.items():

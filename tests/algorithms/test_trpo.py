@@ -206,6 +206,32 @@ def test_the_kl_stays_within_its_bound_in_every_update_of_a_run():
     assert learner.n_updates == 25 * PLAIN.value_epochs * PLAIN.num_minibatches
 
 
+def products_in_loops(program, in_loop=False):
+    """Every matrix product within a loop of a program."""
+    for equation in program.eqns:
+        if in_loop and equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products_in_loops(inner, in_loop or equation.primitive.name in ("while", "scan"))
+
+
+def test_conjugate_gradients_and_trials_ask_for_products_of_full_precision():
+    """Trap 41: an accelerator's default has 10 bits or fewer; here every product is full, so the program is read."""
+    learner = beginning()
+    rows = experience(learner.params, (T, N))
+    program = jax.make_jaxpr(trpo(AGENT, PLAIN, num_envs=N, total_steps=5 * T * N).update)(KEY, learner, rows)
+    of_the_policy = [
+        equation
+        for equation in products_in_loops(program.jaxpr)
+        if any(variable.aval.shape == learner.params["w"].shape for variable in (*equation.invars, *equation.outvars))
+    ]
+    assert len(of_the_policy) >= 4
+    for equation in of_the_policy:
+        assert set(equation.params["precision"] or ()) == {jax.lax.Precision.HIGHEST}, equation
+
+
 def test_fitting_the_critic_leaves_the_policy_bit_for_bit():
     """Trap 30: with a bound of 0 the policy takes no step; the critic learns all the same."""
     learner = beginning()

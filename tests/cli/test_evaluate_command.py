@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 
 from policy_gradients.cli import evaluate as command
-from policy_gradients.deployment.bundle import write_bundle
 from policy_gradients.deployment.numpy_policy import load_policy
 from policy_gradients.environments import registry
 from policy_gradients.environments.base import Environment, EnvironmentSpec, Step, box
 from policy_gradients.errors import UserError
-from policy_gradients.estimation.normalization import NormalizationConfig, init_statistics
 from policy_gradients.evaluation import video
-from policy_gradients.networks import NetworkConfig, actor_critic
 from policy_gradients.training.config import EnvironmentConfig, Experiment, save_experiment
 
 
@@ -29,18 +26,10 @@ def cartpole():
 
 
 @pytest.fixture(scope="module")
-def run_folder(cartpole, tmp_path_factory):
+def run_folder(cartpole, write_cartpole_policy, tmp_path_factory):
     """A run's folder with a policy in it."""
     folder = tmp_path_factory.mktemp("run")
-    network, normalization = NetworkConfig(hidden=(8,)), NormalizationConfig()
-    obs = jax.ShapeDtypeStruct((4,), "float32")
-    shapes = jax.eval_shape(actor_critic(obs, (), 2, network).init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
-    write_bundle(
-        folder / "policy", spec=cartpole.spec, network=network, normalization=normalization,
-        params=params, statistics=jax.device_get(init_statistics(normalization, obs, 4)), provenance={},
-    )  # fmt: skip
+    write_cartpole_policy(folder, cartpole.spec)
     env = EnvironmentConfig("CartPole-v1", max_episode_steps=20, num_envs=8)
     save_experiment(Experiment(env=env), folder / "config.yaml")
     return folder

@@ -2,31 +2,19 @@
 
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from policy_gradients.deployment import load_policy, verification
-from policy_gradients.deployment.bundle import write_bundle
 from policy_gradients.environments import registry
-from policy_gradients.estimation.normalization import NormalizationConfig, init_statistics
-from policy_gradients.networks import NetworkConfig, actor_critic
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(write_cartpole_policy, tmp_path_factory):
     """A run's folder with a policy for CartPole in it."""
     folder = tmp_path_factory.mktemp("run")
     env = registry.make("CartPole-v1", 1)
-    network, normalization = NetworkConfig(hidden=(8,)), NormalizationConfig()
-    obs = jax.ShapeDtypeStruct((4,), "float32")
-    shapes = jax.eval_shape(actor_critic(obs, (), 2, network).init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
-    write_bundle(
-        folder / "policy", spec=env.spec, network=network, normalization=normalization,
-        params=params, statistics=jax.device_get(init_statistics(normalization, obs, 1)), provenance={},
-    )  # fmt: skip
+    write_cartpole_policy(folder, env.spec)
     env.close()
     return folder
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,3 +111,12 @@ def _rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     document["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     (folder / "policy.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """The interpreter passes from thread to thread as often as it can, so that what they share comes to light."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -223,6 +223,7 @@ def test_threads_may_act_with_one_c_policy(c_policy: CPolicy) -> None:
     expected = [c_policy(row) for row in obs]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(c_policy, obs, chunksize=7))
+        assert pool.submit(lambda: c_policy._memory.scratch_at).result() != c_policy._memory.scratch_at
     np.testing.assert_array_equal(found, expected)
 
 

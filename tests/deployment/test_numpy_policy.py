@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy_gradients.deployment import load_policy
+from policy_gradients.deployment import load_policy, numpy_single
 from policy_gradients.environments.base import box
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import normalize_obs
@@ -186,13 +187,23 @@ def test_the_same_seed_draws_the_same_actions(toy_bundle: Path) -> None:
     assert (first != load_policy(toy_bundle, seed=5)(obs, deterministic=False)).any()
 
 
-def test_threads_may_act_with_one_policy(toy_bundle: Path) -> None:
+def test_threads_may_act_with_one_policy(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = load_policy(toy_bundle)
-    obs = np.random.default_rng(0).standard_normal((400, 5))
-    expected = [policy(row) for row in obs]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(policy, obs, chunksize=7))
-    np.testing.assert_array_equal(found, expected)
+    obs, other = np.random.default_rng(0).standard_normal((2, 5))
+    expected, halfway, resumed = policy(obs), threading.Event(), threading.Event()
+
+    def pause(out: np.ndarray) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            halfway.set()
+            assert resumed.wait(10)
+
+    monkeypatch.setattr(numpy_single, "check_output", pause)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(policy, obs)
+        assert halfway.wait(10)
+        policy(other)  # while the other thread has its outputs, but not yet its action
+        resumed.set()
+        np.testing.assert_array_equal(found.result(), expected)
 
 
 def test_the_observation_is_left_as_it_was(toy_bundle: Path) -> None:
@@ -259,7 +270,7 @@ def test_a_process_that_acts_loads_neither_jax_nor_half_the_library(toy_bundle: 
     program = f"""
 import sys, time
 start = time.perf_counter()
-from policy_gradients.deployment import load_policy
+from policy_gradients.deployment import load_policy, numpy_single
 load_policy({str(toy_bundle)!r})([0.0] * 5)
 seconds = time.perf_counter() - start
 loaded = {{name.partition(".")[0] for name in sys.modules}}

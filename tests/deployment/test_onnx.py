@@ -1,6 +1,7 @@
 """The ONNX graph against the NumPy runtime, and what it carries."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,13 +39,18 @@ def assert_agrees(agent: Agent, folder: Path, count: int = 200) -> None:
     plain = OnnxPolicy(onnx_model(bundle).SerializeToString(), bundle.description)
     assert plain(obs).dtype == numpy_policy(obs).dtype
     np.testing.assert_allclose(plain(obs), numpy_policy(obs), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(plain(obs[0]), numpy_policy(obs[0]), rtol=0, atol=1e-5)
+    one_by_one = [plain(row) for row in obs[:5]]
+    assert type(one_by_one[0]) is type(numpy_policy(obs[0]))
+    np.testing.assert_allclose(one_by_one, numpy_policy(obs[:5]), rtol=0, atol=1e-5)
     drawing = OnnxPolicy(onnx_model(bundle, stochastic=True, distribution=True).SerializeToString(), bundle.description)
     np.testing.assert_allclose(drawing(obs), numpy_policy(obs), rtol=0, atol=1e-5)
     drawn = drawing(obs, deterministic=False, rng=np.random.default_rng(1))
     expected = numpy_policy(obs, deterministic=False, rng=np.random.default_rng(1))
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
     assert (drawn != drawing(obs)).any()
+    drawn = [drawing(row, deterministic=False, rng=np.random.default_rng(i)) for i, row in enumerate(obs[:5])]
+    expected = [numpy_policy(row, deterministic=False, rng=np.random.default_rng(i)) for i, row in enumerate(obs[:5])]
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +109,16 @@ def test_observations_are_refused_as_elsewhere(toy_bundle: Path) -> None:
     for wrong, sentence in ((np.full(5, np.nan), "NaN"), (np.zeros(4), "shape")):
         with pytest.raises(UserError, match=sentence):
             policy(wrong)
+
+
+def test_threads_may_act_with_one_session(toy_bundle: Path, hasty_threads: None) -> None:
+    bundle = read_bundle(toy_bundle)
+    policy = OnnxPolicy(onnx_model(bundle).SerializeToString(), bundle.description)
+    obs = np.random.default_rng(0).standard_normal((2000, 5))
+    expected = [policy(row) for row in obs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(policy, obs, chunksize=7))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_damaged_model_is_refused(toy_bundle: Path) -> None:

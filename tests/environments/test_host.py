@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy_gradients.environments import host
+from policy_gradients.environments import host_call
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure, EnvironmentSpec, Step, box
-from policy_gradients.environments.host import host_environment, take_failure, with_cause
+from policy_gradients.environments.host import host_environment, with_cause
+from policy_gradients.environments.host_call import take_failure
 from policy_gradients.errors import UserError
 
 N = 3
@@ -300,13 +301,13 @@ def test_discrete_actions_arrive_as_int32_whatever_the_policy_draws():
 def test_the_views_that_are_remembered_stay_few(monkeypatch):
     """Outputs that are kept lie at ever new addresses; the table of their views must not grow with them."""
     tables = []
-    views = host._views
+    views = host_call._views
 
     def watched(buffers, kinds, known):
         tables.append(known)
         return views(buffers, kinds, known)
 
-    monkeypatch.setattr(host, "_views", watched)
+    monkeypatch.setattr(host_call, "_views", watched)
     step = jax.jit(host_environment(Scripted()).step)
     kept, largest = [], 0
     for i in range(300):

@@ -69,7 +69,8 @@ def test_an_envpool_that_cannot_be_imported_is_as_good_as_none(monkeypatch):
         resolve("envpool:BipedalWalker-v3")
 
 
-def test_an_engine_that_is_not_installed_says_how_to_install_it():
+def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(envpool, "installed", lambda: False)
     with pytest.raises(UserError, match=r'pip install "policy-gradients\[envpool\]"'):
         resolve("envpool:Pong-v5")
 

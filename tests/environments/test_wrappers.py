@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy_gradients.environments.base import Box, Discrete, Environment, EnvironmentSpec, Step, box
-from policy_gradients.environments.host import device_environment
+from policy_gradients.environments.device import device_environment
 from policy_gradients.environments.mujoco import make_mujoco
 from policy_gradients.environments.wrappers import (
     channels_last,

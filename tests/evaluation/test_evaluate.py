@@ -10,7 +10,8 @@ import pytest
 
 from policy_gradients.distributions import Normal
 from policy_gradients.environments.base import Environment, EnvironmentSpec, Step, box
-from policy_gradients.environments.host import device_environment, host_environment
+from policy_gradients.environments.device import device_environment
+from policy_gradients.environments.host import host_environment
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import Moments, NormalizationConfig, Statistics, init_statistics
 from policy_gradients.evaluation.evaluate import Episodes, eval_metrics, make_evaluator

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from policy_gradients.algorithms import PPOConfig
 from policy_gradients.environments.autoreset import autoreset
@@ -47,7 +46,8 @@ CARTPOLE = Experiment(
     video=False,
 )
 SILENT = replace(CARTPOLE, evaluation=EvaluationConfig(num_evaluations=0))
-ALL_PROGRAMS = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+LEAST = ("jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
+pytestmark = pytest.mark.usefixtures("programs_compiled_once")
 
 
 class Watching:
@@ -76,20 +76,6 @@ def patch():
     with pytest.MonkeyPatch.context() as context:
         context.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
         yield context
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_compiled_once(tmp_path_factory):
-    """Runs of the same experiment share their compiled programs through JAX's cache on disk."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")), **ALL_PROGRAMS}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -149,7 +135,9 @@ def resume_in_a_new_process(run: Path) -> None:
         "import sys; from policy_gradients.training import loop; "
         "loop.make_pictures = lambda *args, **kwargs: None; print(loop.resume(sys.argv[1]).result['status'])"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    known = ("jax_num_cpu_devices", "jax_compilation_cache_dir", *LEAST)
+    settings = {name.upper(): str(getattr(jax.config, name)) for name in known}
+    environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program, str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, "finished\n"), done.stderr

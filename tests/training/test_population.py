@@ -22,6 +22,7 @@ CARTPOLE = Experiment(
     total_steps=4 * 16 * 6,
     video=False,
 )
+pytestmark = pytest.mark.usefixtures("programs_compiled_once")
 
 
 def curves(experiment: Experiment, *members: Member) -> np.ndarray:
@@ -41,15 +42,20 @@ def test_a_member_is_the_run_that_train_makes_of_its_seed(tmp_path, monkeypatch)
     np.testing.assert_allclose(found[:, 1], trained)
 
 
-def test_without_evaluations_a_member_is_judged_by_its_training_episodes():
-    found = curves(CARTPOLE, Member({}, 1000))
-    assert found.shape == (6, 1) and np.isfinite(found[-1]).all() and 8 < found[-1, 0] < 200
+@pytest.fixture(scope="module")
+def alone(programs_compiled_once):
+    """The course of one member, judged by its training episodes."""
+    return curves(CARTPOLE, Member({"learning_rate": 1e-3}, 1000))
 
 
-def test_a_member_that_diverges_is_minus_infinity_and_the_others_go_on():
+def test_without_evaluations_a_member_is_judged_by_its_training_episodes(alone):
+    assert alone.shape == (6, 1) and np.isfinite(alone[-1]).all() and 8 < alone[-1, 0] < 200
+
+
+def test_a_member_that_diverges_is_minus_infinity_and_the_others_go_on(alone):
     found = curves(CARTPOLE, Member({"learning_rate": 1e38}, 1000), Member({"learning_rate": 1e-3}, 1000))
     assert found[-1, 0] == -np.inf and np.isfinite(found[-1, 1])
-    np.testing.assert_allclose(found[-1, 1], curves(CARTPOLE, Member({"learning_rate": 1e-3}, 1000))[-1, 0], rtol=1e-6)
+    np.testing.assert_allclose(found[-1, 1], alone[-1, 0], rtol=1e-6)
 
 
 @pytest.mark.slow

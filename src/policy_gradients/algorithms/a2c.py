@@ -57,6 +57,14 @@ def a2c_loss(agent: ActorCritic, config: A2CConfig, params: Params, batch: Batch
     return loss, parts
 
 
+def rmsprop(config: A2CConfig) -> optax.GradientTransformation:
+    """g/(√v + ε) of the clipped gradient, v ← α v + (1 − α) g²; ε stands beside the root, as in PyTorch."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_rms(config.rms_decay, config.rms_eps, eps_in_sqrt=False),
+    )
+
+
 def a2c(agent: ActorCritic, config: A2CConfig, *, num_envs: int, total_steps: int) -> Algorithm:
     """A2C as `(init, update)`; `update(key, state, trajectory [T, N])` takes one step on the whole fresh batch.
 
@@ -68,10 +76,7 @@ def a2c(agent: ActorCritic, config: A2CConfig, *, num_envs: int, total_steps: in
         num_envs: N, environments in a trajectory.
         total_steps: Environment steps of the whole run, for the linear schedule.
     """
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.scale_by_rms(config.rms_decay, config.rms_eps, eps_in_sqrt=False),
-    )
+    optimizer = rmsprop(config)
     loss = partial(a2c_loss, agent, config)
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:

@@ -84,8 +84,8 @@ def own_memory() -> int:
 
 
 def answers(policy: Any, bundle: Bundle, count: int) -> dict[str, np.ndarray]:
-    """Actions for the golden observations, and then for the random ones."""
-    found = {"golden": np.asarray(policy(bundle.golden["obs"]))}
+    """Actions for the golden observations, one by one as a control loop asks, and for the random ones in batches."""
+    found = {"golden": np.stack([policy(row) for row in bundle.golden["obs"]])}
     return found | {"random": np.concatenate([policy(obs) for obs in random_observations(bundle, count)])}
 
 

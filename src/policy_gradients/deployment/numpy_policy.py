@@ -16,6 +16,7 @@ from policy_gradients.deployment.numpy_network import (
     input_shape,
     policy_network,
 )
+from policy_gradients.deployment.numpy_single import single_policy
 from policy_gradients.deployment.observations import ObservationCheck, check_output
 
 
@@ -52,6 +53,7 @@ class NumpyPolicy:
         self._moments = (tensors["normalizer/mean"], tensors["normalizer/var"]) if has_moments else None
         self._input_shape = input_shape(description)
         self._network = policy_network(description, tensors)
+        self._single = single_policy(description, tensors)
         self._parameters = distribution_parameters(description, tensors)
         self._control = control_map(description)
         self._action_size = math.prod(description.action.shape)
@@ -73,7 +75,10 @@ class NumpyPolicy:
         Raises:
             RefusedObservation: The observation has another shape or type, holds a NaN or an infinity, or overflows.
         """
-        out = self._outputs(obs)
+        x = self._check(np.asarray(obs))
+        if deterministic and self._single is not None and x.shape == self._shape:
+            return self._single(x)
+        out = self._outputs(x)
         if self.description.action.kind == "discrete":
             if not deterministic:
                 out = out + (rng or self._rng).gumbel(size=out.shape)  # the largest is a draw from softmax(out)
@@ -90,7 +95,7 @@ class NumpyPolicy:
         Raises:
             RefusedObservation: As for acting.
         """
-        return self._parameters(self._outputs(obs))
+        return self._parameters(self._outputs(self._check(np.asarray(obs))))
 
     def diagnose(self, obs: ArrayLike) -> dict[str, np.ndarray]:
         """The deterministic action and what explains it; slower than acting.
@@ -113,8 +118,7 @@ class NumpyPolicy:
             "entropy": _entropy(parameters),
         }
 
-    def _outputs(self, obs: ArrayLike) -> np.ndarray:
-        x = self._check(np.asarray(obs))
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
         if x.ndim == len(self._shape):
             out = self._network(x.reshape(self._input_shape))
         else:

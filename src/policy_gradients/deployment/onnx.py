@@ -23,7 +23,7 @@ from policy_gradients.deployment.layers import (
     Normalize,
     policy_layers,
 )
-from policy_gradients.deployment.numpy_network import control_constants
+from policy_gradients.deployment.numpy_network import control_constants, stretched_head
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def onnx_model(
     if stochastic or distribution or bundle.description.action.map != "clip":
         outputs = _act(graph, bundle, _network(graph, bundle, bundle.tensors), stochastic)
     else:  # the stretching is linear, so the head can do it: two nodes less
-        head = _network(graph, bundle, _stretched_head(bundle))
+        head = _network(graph, bundle, stretched_head(bundle.description.action, bundle.tensors))
         outputs = {"action": _bounded(graph, bundle.description.action, head)}
     model = helper.make_model(
         graph.build(bundle.description, outputs if distribution else {"action": outputs["action"]}, stochastic),
@@ -195,14 +195,6 @@ def _rename_in(names: Any, old: str, new: str) -> None:
     for i, name in enumerate(names):
         if name == old:
             names[i] = new
-
-
-def _stretched_head(bundle: Bundle) -> dict[str, np.ndarray]:
-    """The tensors with the action map's scale and shift in the head's mean."""
-    action, tensors = bundle.description.action, dict(bundle.tensors)
-    _, _, half, centre = control_constants(action)
-    weight, bias = tensors["head/weight"][:, : half.size], tensors["head/bias"][: half.size]
-    return {**tensors, "head/weight": weight * half, "head/bias": bias * half + centre}
 
 
 def _network(graph: _Graph, bundle: Bundle, tensors: Mapping[str, np.ndarray]) -> str:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, EnvState, Step
-from policy_gradients.environments.host import device_environment
+from policy_gradients.environments.device import device_environment
 from policy_gradients.errors import UserError
 
 RawReset: TypeAlias = Callable[[Array], tuple[Any, Array]]

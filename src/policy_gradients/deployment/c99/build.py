@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from numpy.typing import ArrayLike
 from policy_gradients.deployment.bundle import Bundle, read_bundle
 from policy_gradients.deployment.c99.source import c_source, scratch_size
 from policy_gradients.deployment.description import PolicyDescription
+from policy_gradients.deployment.memory import aligned
 from policy_gradients.deployment.observations import ObservationCheck, RefusedObservation
 from policy_gradients.errors import UserError
 
 FLAGS = ("-std=c99", "-O3", "-march=native", "-funroll-loops", "-ffp-contract=off")
 """For the machine that compiles; leave -march=native out for another one. Only speed depends on the first three."""
 
-_ALIGNMENT = 64
 _SECONDS = 600.0  # a compiler may take for one policy
 
 
@@ -143,7 +144,7 @@ class CPolicy:
         for function, count in zip(functions, (3, 4, 3, 1), strict=True):
             function.argtypes, function.restype = [ctypes.c_void_p] * count, ctypes.c_int
         self._act, self._sample, self._distribution, selftest = functions
-        self._memory = _Memory(description)
+        self._memory = _Memory(description, self._act)
         self._discrete = description.action.kind == "discrete"
         status = selftest(self._memory.scratch_at)
         if status not in (_OK, _INEXACT):
@@ -154,10 +155,18 @@ class CPolicy:
         self, obs: ArrayLike, *, deterministic: bool = True, rng: np.random.Generator | None = None
     ) -> np.ndarray:
         """As `NumpyPolicy.__call__`."""
-        x = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
-        if deterministic and x.shape == self._shape and x.dtype == self._dtype:
-            return self._one(x, None)  # C itself refuses what is not finite
-        x, rng = self._observation(x), None if deterministic else rng or self._rng
+        if deterministic:
+            view, act, answer = self._memory.deterministic
+            try:
+                view[:] = obs  # copies one observation as it should be: a memory view compares shape and type itself
+            except (TypeError, ValueError, NotImplementedError):
+                pass  # something else, which is looked at below
+            else:
+                status = act()
+                if status:
+                    _refuse(status)  # C itself refuses what is not finite
+                return answer()
+        x, rng = self._observation(np.asarray(obs)), None if deterministic else rng or self._rng
         if x.ndim == len(self._shape):
             return self._one(x, rng)
         like = np.int64(0) if self._discrete else self._memory.action
@@ -176,16 +185,16 @@ class CPolicy:
         return {"mean": mean, "log_std": log_std}
 
     def _one(self, obs: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        buffer, arguments, action, memory = self._memory.shared
-        buffer[...] = obs
+        memory = self._memory
+        memory.obs[...] = obs
         if rng is None:
-            status = self._act(*arguments)
+            status = self._act(memory.obs_at, memory.action_at, memory.scratch_at)
         else:
             memory.draw(rng)
             status = self._sample(memory.obs_at, memory.noise_at, memory.action_at, memory.scratch_at)
         if status:
             _refuse(status)
-        return np.int64(action[0]) if self._discrete else action.copy()  # type: ignore[return-value]
+        return memory.answer()
 
     def _describe(self, obs: np.ndarray) -> np.ndarray:
         memory = self._memory
@@ -214,7 +223,7 @@ def _refuse(status: int) -> None:
 class _Memory(threading.local):
     """One thread's arrays, and their addresses; aligned, which makes C a little faster."""
 
-    def __init__(self, description: PolicyDescription) -> None:
+    def __init__(self, description: PolicyDescription, act: Callable[..., int]) -> None:
         action, observation = description.action, description.observation
         self._discrete = action.kind == "discrete"
         size = action.n if self._discrete else math.prod(action.shape)
@@ -225,8 +234,10 @@ class _Memory(threading.local):
         self.noise, self.noise_at = _aligned((size,), "float32")
         self.distribution, self.distribution_at = _aligned((size if self._discrete else 2 * size,), "float32")
         self.scratch, self.scratch_at = _aligned((scratch_size(description),), "float32")
-        arguments = self.obs_at, self.action_at, self.scratch_at
-        self.shared = self.obs, arguments, self.action, self  # one look-up by thread instead of four
+        ready = partial(act, self.obs_at, self.action_at, self.scratch_at)
+        self.answer: Any = (lambda: np.int64(self.action[0])) if self._discrete else self.action.copy
+        view: Any = self.obs.data
+        self.deterministic = view, ready, self.answer  # one look-up by thread instead of three
 
     def draw(self, rng: np.random.Generator) -> None:
         """Fills in the noise that the policy's distribution needs."""
@@ -237,8 +248,5 @@ class _Memory(threading.local):
 
 
 def _aligned(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, int]:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    block = np.zeros(size + _ALIGNMENT, np.uint8)
-    offset = -block.ctypes.data % _ALIGNMENT
-    array = block[offset : offset + size].view(dtype).reshape(shape)
+    array = aligned(shape, dtype)
     return array, array.ctypes.data

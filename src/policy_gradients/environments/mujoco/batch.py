@@ -1,15 +1,14 @@
 """`MujocoSimulator`: episodes of a MuJoCo task in many worlds, on MuJoCo's C engine."""
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
-from policy_gradients.environments.base import EnvironmentFailure, EnvironmentSpec, Step, box
-from policy_gradients.environments.mujoco.models import actuator_names, import_mujoco
+from policy_gradients.environments.base import EnvironmentFailure, Step
 from policy_gradients.environments.mujoco.noise import StartNoise
 from policy_gradients.environments.mujoco.physics import physics, start_row
+from policy_gradients.environments.mujoco.specification import specification
 from policy_gradients.environments.mujoco.tasks import Task
 from policy_gradients.errors import UserError
 
@@ -50,7 +49,7 @@ class MujocoSimulator:
         self._physics = physics(task, num_envs, num_threads)
         self._fields, self._start = self._physics.fields, start_row(task.model)
         self._noise = StartNoise(*task.rules.draws)
-        self.spec = _spec(task, num_envs, limit)
+        self.spec = specification(task, "mujoco", num_envs, limit, on_host=True)
         self.qpos = self._fields["qpos"]
         self._seed = 0
         self._elapsed, self._episode = np.zeros(num_envs, np.int32), np.zeros(num_envs, np.int64)
@@ -174,25 +173,6 @@ class MujocoSimulator:
     def close(self) -> None:
         """End the threads; the simulator cannot be used afterwards."""
         self._physics.close()
-
-
-def _spec(task: Task, num_envs: int, max_episode_steps: int) -> EnvironmentSpec:
-    names, (low, high) = task.rules.obs_names, task.model.actuator_ctrlrange.T
-    control = box(low, high)
-    return EnvironmentSpec(
-        id=task.id,
-        engine="mujoco",
-        num_envs=num_envs,
-        obs_space=box(-np.inf, np.inf, (len(names),)),
-        action_space=control,
-        max_episode_steps=max_episode_steps,
-        on_host=True,
-        control_bounds=control,
-        dt=task.rules.constants.dt,
-        obs_names=names,
-        action_names=actuator_names(task.model),
-        versions={"mujoco": import_mujoco().__version__, "gymnasium": importlib.metadata.version("gymnasium")},
-    )
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

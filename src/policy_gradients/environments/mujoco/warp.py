@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, Step, box
-from policy_gradients.environments.host import device_environment
-from policy_gradients.environments.mujoco.models import actuator_names
+from policy_gradients.environments.base import Array, Environment, Step
+from policy_gradients.environments.device import device_environment
+from policy_gradients.environments.mujoco.specification import specification
 from policy_gradients.environments.mujoco.tasks import Rules, Task, load_task
 from policy_gradients.environments.mujoco.warp_device import announce_kernels, check_room, import_warp, pick_device
 from policy_gradients.errors import UserError
@@ -81,7 +81,9 @@ def make_warp(
     check_room(warp, task, num_envs, where)
     announce_kernels(warp, task, where)
     worlds = _Worlds(task, num_envs, limit, where)
-    env = device_environment(_spec(task, num_envs, limit, warp), worlds.reset, worlds.step)
+    versions = {"mujoco-warp": importlib.metadata.version("mujoco-warp"), "warp-lang": warp.__version__}
+    spec = specification(task, "warp", num_envs, limit, on_host=False, **versions)
+    env = device_environment(spec, worlds.reset, worlds.step)
     return env._replace(metrics=_metrics)
 
 
@@ -191,22 +193,3 @@ def _start(rules: Rules, key: Array, count: int) -> tuple[Array, Array]:
 
 def _where(flags: Array, new: Array, old: Array) -> Array:
     return jnp.where(flags.reshape(flags.shape + (1,) * (old.ndim - 1)), new, old)
-
-
-def _spec(task: Task, num_envs: int, limit: int, warp: Any) -> EnvironmentSpec:
-    names, (low, high) = task.rules.obs_names, task.model.actuator_ctrlrange.T
-    control = box(low, high)
-    versions = {name: importlib.metadata.version(name) for name in ("mujoco", "mujoco-warp", "gymnasium")}
-    return EnvironmentSpec(
-        id=task.id,
-        engine="warp",
-        num_envs=num_envs,
-        obs_space=box(-np.inf, np.inf, (len(names),)),
-        action_space=control,
-        max_episode_steps=limit,
-        control_bounds=control,
-        dt=task.rules.constants.dt,
-        obs_names=names,
-        action_names=actuator_names(task.model),
-        versions={**versions, "warp-lang": warp.__version__},
-    )

@@ -1,0 +1,34 @@
+"""Simulators written in JAX as environments."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policy_gradients.environments.base import Environment, EnvironmentSpec, EnvState
+
+
+def device_environment(spec: EnvironmentSpec, reset: Callable, step: Callable) -> Environment:
+    """The `Environment` of a simulator written in JAX: its whole state is the pytree that `step` carries."""
+
+    def snapshot(state: EnvState) -> dict[str, np.ndarray]:
+        return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_key_data(state)))}
+
+    def restore(arrays: Mapping[str, np.ndarray], state: EnvState) -> EnvState:
+        leaves = jax.tree.leaves(state)
+        restored = [
+            jax.random.wrap_key_data(jnp.asarray(arrays[str(i)]))
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.asarray(arrays[str(i)], leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(state), restored)
+
+    return Environment(spec, reset, step, snapshot, restore)
+
+
+def _key_data(tree: Any) -> Any:
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
