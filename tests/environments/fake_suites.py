@@ -83,7 +83,8 @@ State = namedtuple("State", "data obs reward done info")
 class Brax:
     """States that carry everything, a flag that is a float, a key, and a reward that is sometimes a Python number."""
 
-    action_size, dt = 1, 0.05
+    action_size, dt, mj_model = 1, 0.05, None
+    sys = types.SimpleNamespace(mj_model=None)
 
     def __init__(self, backend="generalized", private=False):
         self.backend, self.private = backend, private

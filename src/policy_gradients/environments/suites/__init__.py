@@ -9,7 +9,7 @@ import importlib.util
 from typing import Any
 
 from policy_gradients.environments.base import Environment
-from policy_gradients.environments.suites.task import suite_environment
+from policy_gradients.environments.suites.task import SuiteTask, suite_environment
 
 SUITES = ("gymnax", "brax", "playground", "jumanji")
 """Prefixes of ids, and names of the extras and of the modules here."""
@@ -30,8 +30,17 @@ def make_suite(suite: str, id: str, num_envs: int, max_episode_steps: int | None
             supported.
         EnvironmentFailure: The suite cannot make or trace the environment.
     """
-    task = _module(suite).load(id, options, max_episode_steps)
+    task = load_task(suite, id, max_episode_steps, **options)
     return suite_environment(suite, id, task, num_envs, max_episode_steps)
+
+
+def load_task(suite: str, id: str, max_episode_steps: int | None = None, **options: Any) -> SuiteTask:
+    """One raw copy of an environment, as for `make_suite`.
+
+    Raises:
+        UserError, EnvironmentFailure: As `make_suite`.
+    """
+    return _module(suite).load(id, options, max_episode_steps)
 
 
 def suite_ids(suite: str) -> frozenset[str]:

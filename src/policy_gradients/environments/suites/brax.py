@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from policy_gradients.environments.base import box
-from policy_gradients.environments.suites.task import SuiteTask, construct, import_suite
+from policy_gradients.environments.suites.task import Physics, SuiteTask, construct, import_suite
 
 PACKAGE = "brax"
 _EPISODE_LENGTH = 1000  # brax.envs.create's default
@@ -42,4 +42,5 @@ def load(id: str, options: Mapping[str, Any], max_episode_steps: int | None) -> 
         return state, state.obs, state.reward, state.done > 0, False
 
     packages = ("brax", "mujoco", "mujoco-mjx")
-    return SuiteTask(reset, step, box(-1, 1, (env.action_size,)), _EPISODE_LENGTH, float(env.dt), packages)
+    physics = Physics(env.sys.mj_model, lambda state: state.pipeline_state.q)
+    return SuiteTask(reset, step, box(-1, 1, (env.action_size,)), _EPISODE_LENGTH, float(env.dt), packages, physics)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from policy_gradients.environments.base import box
-from policy_gradients.environments.suites.task import SuiteTask, construct, import_suite
+from policy_gradients.environments.suites.task import Physics, SuiteTask, construct, import_suite
 from policy_gradients.errors import UserError, suggest
 
 PACKAGE = "mujoco_playground"
@@ -56,7 +56,8 @@ def load(id: str, options: Mapping[str, Any], max_episode_steps: int | None) -> 
 
     limit = changes.get("episode_length", known.get("episode_length"))
     packages = ("playground", "mujoco", "mujoco-mjx")
-    return SuiteTask(reset, step, box(-1, 1, (env.action_size,)), limit, float(env.dt), packages)
+    physics = Physics(env.mj_model, lambda state: state.data.qpos)
+    return SuiteTask(reset, step, box(-1, 1, (env.action_size,)), limit, float(env.dt), packages, physics)
 
 
 def _registry() -> Any:

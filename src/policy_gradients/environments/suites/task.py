@@ -23,6 +23,13 @@ from policy_gradients.environments.base import (
 from policy_gradients.errors import UserError
 
 
+class Physics(NamedTuple):
+    """What a picture of a simulated body is drawn from."""
+
+    model: Any  # mujoco.MjModel
+    positions: Callable[[Any], Array]  # state -> qpos [nq]
+
+
 class SuiteTask(NamedTuple):
     """One copy of a suite's environment, raw: it neither resets itself nor hides its last observation.
 
@@ -34,6 +41,7 @@ class SuiteTask(NamedTuple):
         max_episode_steps: The limit that the suite puts around the environment, in environment steps, or None.
         dt: Seconds of simulated time per step, or None.
         packages: Distributions whose versions decide what the environment does.
+        physics: For pictures, or None where MuJoCo cannot draw the environment.
     """
 
     reset: Callable[[Array], tuple[Any, Any]]
@@ -42,6 +50,7 @@ class SuiteTask(NamedTuple):
     max_episode_steps: int | None
     dt: float | None
     packages: Sequence[str]
+    physics: Physics | None = None
 
 
 def suite_environment(
