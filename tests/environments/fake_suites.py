@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 
 LIMIT = 3
@@ -78,13 +79,19 @@ class MergingGymnax(Gymnax):
 
 
 State = namedtuple("State", "data obs reward done info")
+Data = namedtuple("Data", "qpos time")
+BODY = "<mujoco><worldbody><body><joint type='slide'/><geom size='.1'/></body></worldbody></mujoco>"
 
 
 class Brax:
     """States that carry everything, a flag that is a float, a key, and a reward that is sometimes a Python number."""
 
-    action_size, dt, mj_model = 1, 0.05, None
+    action_size, dt = 1, 0.05
     sys = types.SimpleNamespace(mj_model=None)
+
+    @property
+    def mj_model(self):
+        return mujoco.MjModel.from_xml_string(BODY)
 
     def __init__(self, backend="generalized", private=False):
         self.backend, self.private = backend, private
@@ -95,12 +102,14 @@ class Brax:
 
     def reset(self, key):
         x = draw(key)
-        return State((x, 0), self.seen(x, 0), jnp.float32(0), jnp.float32(0), {"key": jax.random.key(7), "raw": key})
+        return State(
+            Data(x[None], 0), self.seen(x, 0), jnp.float32(0), jnp.float32(0), {"key": jax.random.key(7), "raw": key}
+        )
 
     def step(self, state, action):
-        x, ended = move(state.data[0], action)
-        time = state.data[1] + 1
-        return State((x, time), self.seen(x, time), x, ended.astype(jnp.float32), state.info)
+        x, ended = move(state.data.qpos[0], action)
+        time = state.data.time + 1
+        return State(Data(x[None], time), self.seen(x, time), x, ended.astype(jnp.float32), state.info)
 
 
 TimeStep = namedtuple("TimeStep", "step_type reward discount observation")

@@ -15,6 +15,7 @@ from policy_gradients.environments.registry import describe, environments, make,
 from policy_gradients.environments.suites import SUITES, installed
 from policy_gradients.environments.suites.task import observation_array
 from policy_gradients.errors import UserError
+from policy_gradients.evaluation.video import RenderingUnavailable, record_video
 from policy_gradients.training.preset import find_preset
 
 IDS = {
@@ -216,3 +217,15 @@ def test_a_prefix_leaves_the_preset_of_the_same_task_in_force():
 def test_robots_are_made_where_their_models_are(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "mujoco_playground", fake_suites.modules(robots_at=tmp_path)["mujoco_playground"])
     assert describe("playground:FakeRobot").engine == "playground"
+
+
+def test_a_film_shows_a_body_until_its_episode_ends(tmp_path):
+    film = record_video(lambda obs: np.zeros(1, np.float32), "playground:FakeTask", tmp_path / "film.mp4", seed=4)
+    assert film.length == fake_suites.LIMIT and film.path.stat().st_size > 0
+    assert 6 <= film.episode_return < 9, "three rewards: x + 1, x + 2 and x + 3 with x in [0, 1)"
+
+
+def test_what_has_no_body_is_not_filmed_as_another_task_of_the_same_name(tmp_path):
+    with pytest.raises(RenderingUnavailable, match=r"gymnax:Fake-v0 cannot be drawn"):
+        record_video(lambda obs: np.int32(0), "gymnax:Fake-v0", tmp_path / "film.mp4")
+    assert not list(tmp_path.iterdir())
