@@ -43,19 +43,22 @@ class GymnaxParams:
 
 
 class Gymnax:
-    """From 1.0: the flag of `step_env` is the process's alone."""
+    """From 1.0: the flag of `step_env` is the process's alone. The share of the limit is observed, too."""
 
     def __init__(self, actions="discrete"):
         self.actions = actions
 
+    def seen(self, x, time, params):
+        return jnp.append(observe(x, time), jnp.asarray(time, jnp.float32) / params.max_steps_in_episode)
+
     def reset_env(self, key, params):
         x = draw(key)
-        return observe(x, 0), (x, 0)
+        return self.seen(x, 0, params), (x, 0)
 
     def step_env(self, key, state, action, params):
         x, ended = move(state[0], action)
         time = state[1] + 1
-        return observe(x, time), (x, time), x * params.slope, ended, {}
+        return self.seen(x, time, params), (x, time), x * params.slope, ended, {}
 
     def is_truncated(self, state, params):
         return state[1] >= params.max_steps_in_episode
@@ -84,7 +87,7 @@ BODY = "<mujoco><worldbody><body><joint type='slide'/><geom size='.1'/></body></
 
 
 class Brax:
-    """States that carry everything, a flag that is a float, a key, and a reward that is sometimes a Python number."""
+    """States that carry everything: a flag that is a float, keys of both kinds, a number that becomes Python's."""
 
     action_size, dt = 1, 0.05
     sys = types.SimpleNamespace(mj_model=None)
@@ -102,14 +105,14 @@ class Brax:
 
     def reset(self, key):
         x = draw(key)
-        return State(
-            Data(x[None], 0), self.seen(x, 0), jnp.float32(0), jnp.float32(0), {"key": jax.random.key(7), "raw": key}
-        )
+        info = {"key": jax.random.key(7), "raw": key, "bonus": jnp.float32(0)}
+        return State(Data(x[None], 0), self.seen(x, 0), jnp.float32(0), jnp.float32(0), info)
 
     def step(self, state, action):
         x, ended = move(state.data.qpos[0], action)
         time = state.data.time + 1
-        return State(Data(x[None], time), self.seen(x, time), x, ended.astype(jnp.float32), state.info)
+        info = {**state.info, "bonus": 1.0}
+        return State(Data(x[None], time), self.seen(x, time), x, ended.astype(jnp.float32), info)
 
 
 TimeStep = namedtuple("TimeStep", "step_type reward discount observation")

@@ -13,7 +13,7 @@ import pytest
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure
 from policy_gradients.environments.registry import describe, environments, make, resolve, settle
 from policy_gradients.environments.suites import SUITES, installed
-from policy_gradients.environments.suites.task import observation_array
+from policy_gradients.environments.suites.task import observation_vector
 from policy_gradients.errors import UserError
 from policy_gradients.evaluation.video import RenderingUnavailable, record_video
 from policy_gradients.training.preset import find_preset
@@ -92,6 +92,11 @@ def test_a_limit_of_the_users_own_comes_first(name):
     assert env.spec.max_episode_steps == 2
 
 
+def test_a_gymnax_environment_observes_the_limit_in_force():
+    _, steps, _ = play(make("gymnax:Fake-v0", 1, max_episode_steps=8), [[0]] * 2)
+    assert steps.final_obs[:, 0, 2].tolist() == [1 / 8, 2 / 8]
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_a_copy_that_met_nan_is_reset_counted_and_teaches_nothing(name):
     env = make(IDS[name], 2, action_map="none")
@@ -132,10 +137,10 @@ def test_the_policy_sees_the_state_and_nothing_privileged(monkeypatch):
 
 def test_an_observation_in_parts_is_joined_in_one_known_order():
     parts = {"b": jnp.array([[1, 2], [3, 4]]), "a": jnp.bool_(True)}
-    assert observation_array(parts).tolist() == [1, 1, 2, 3, 4]
-    assert observation_array(fake_suites.Parts(jnp.int32(5), jnp.int32(6))).tolist() == [5, 6], "fields as declared"
-    assert observation_array((jnp.ones((2, 3), jnp.uint8),)).shape == (2, 3), "one array keeps its shape"
-    assert observation_array(jnp.int32(7)).tolist() == [7]
+    assert observation_vector(parts).tolist() == [1, 1, 2, 3, 4]
+    assert observation_vector(fake_suites.Parts(jnp.int32(5), jnp.int32(6))).tolist() == [5, 6], "fields as declared"
+    assert observation_vector(jnp.arange(6, dtype=jnp.uint8).reshape(2, 3)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert observation_vector(jnp.int32(7)).tolist() == [7]
 
 
 def test_spaces_limits_and_versions_are_stated():

@@ -10,7 +10,7 @@ import pytest
 
 from policy_gradients.environments.autoreset import _reset_draw, _step_draw
 from policy_gradients.environments.registry import make
-from policy_gradients.environments.suites.task import observation_array
+from policy_gradients.environments.suites.task import observation_vector
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 KEY, N = jax.random.key(11), 3
@@ -59,21 +59,21 @@ def compare(env, num_steps, reset, step, limit):
     ended = cut = 0
     for copy in range(N):
         state, obs = reset(word(copy, _reset_draw(jnp.uint32(0))))
-        close(first[copy], observation_array(obs))
+        close(first[copy], observation_vector(obs))
         length = 0
         for t in range(num_steps):
             clock = jnp.uint32(t + 1)
             state, obs, reward, terminated, truncated = step(word(copy, _step_draw(clock)), state, actions[t, copy])
             length += 1
             truncated = bool(truncated) or length == limit
-            close(steps.final_obs[t, copy], observation_array(obs))
+            close(steps.final_obs[t, copy], observation_vector(obs))
             close(steps.reward[t, copy], reward)
             assert (steps.terminated[t, copy], steps.truncated[t, copy]) == (bool(terminated), truncated)
             if terminated or truncated:
                 ended, cut, length = ended + bool(terminated), cut + (not terminated), 0
                 state, obs = reset(word(copy, _reset_draw(clock)))
             # Ours goes on from its own state; the suite's is followed by the same draws, so both agree again here.
-            close(steps.obs[t, copy], observation_array(obs))
+            close(steps.obs[t, copy], observation_vector(obs))
     assert steps.valid.all()
     return ended, cut
 

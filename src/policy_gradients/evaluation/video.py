@@ -18,7 +18,7 @@ import numpy as np
 
 from policy_gradients.environments.registry import make, resolve
 from policy_gradients.environments.suites import SUITES, load_task
-from policy_gradients.environments.suites.task import observation_array
+from policy_gradients.environments.suites.task import observation_vector
 from policy_gradients.errors import UserError
 
 Policy: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -140,7 +140,7 @@ def _record_suite(suite: str, policy: Policy, name: str, seed: int, pace: _Pace,
     state, obs = reset(draw_key)
     while not ended and len(rewards) < min(pace.steps(rate), task.max_episode_steps or pace.max_steps):
         positions.append(np.asarray(task.physics.positions(state)))
-        action = np.asarray(policy(np.asarray(observation_array(obs))), np.float32)
+        action = np.asarray(policy(np.asarray(observation_vector(obs))), np.float32)
         state, obs, reward, terminated, truncated = step(draw_key, state, action)
         rewards.append(float(reward))
         ended = bool(terminated) or bool(truncated)

@@ -67,7 +67,7 @@ def suite_environment(
     def reset(key: Array) -> tuple[Any, Array]:
         with warnings.catch_warnings(action="ignore"):
             state, observation = task.reset(jax.random.key_data(key))
-        return _strong(state), observation_array(observation)
+        return _strong(state), observation_vector(observation)
 
     @jax.jit
     def step(key: Array, state: Any, action: Array) -> tuple[Any, Array, Array, Array, Array]:
@@ -75,7 +75,7 @@ def suite_environment(
             state, observation, reward, *ends = task.step(jax.random.key_data(key), state, action)
         terminated, truncated = (jnp.asarray(end).astype(jnp.bool_) for end in ends)
         reward = jnp.asarray(reward).astype(jnp.float32)
-        return _strong(state), observation_array(observation), reward, terminated, truncated
+        return _strong(state), observation_vector(observation), reward, terminated, truncated
 
     shape = _traced(suite, id, reset, step, task.action_space)
     limit = task.max_episode_steps if max_episode_steps is None else max_episode_steps
@@ -92,16 +92,13 @@ def suite_environment(
     return autoreset(spec, reset, step, limit, discard_unstable=True)
 
 
-def observation_array(observation: Any) -> Array:
-    """An observation of any structure as one float32 array.
+def observation_vector(observation: Any) -> Array:
+    """An observation of any structure as one float32 vector.
 
-    A single array keeps its shape. Several are flattened and joined in JAX's order of leaves: fields as they are
-    declared, keys of a dict sorted.
+    Arrays are flattened row by row and joined in JAX's order of leaves: fields as they are declared, keys of a dict
+    sorted. Small images are flattened, too: no suite has pictures that the CNN is made for.
     """
-    leaves = [jnp.asarray(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(observation)]
-    if len(leaves) == 1:
-        return jnp.atleast_1d(leaves[0])
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    return jnp.concatenate([jnp.asarray(leaf).astype(jnp.float32).reshape(-1) for leaf in jax.tree.leaves(observation)])
 
 
 def import_suite(suite: str, module: str) -> Any:
