@@ -200,6 +200,7 @@ def test_no_copies_are_refused():
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2, int), 0.0, False), "step returns .* int32"),
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), jnp.zeros(1), False), "scalar reward"),
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, 0.0), "scalar bool terminated"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, False, 0), "and truncated"),
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: ((s, s), jnp.zeros(2), 0.0, False), "differs in structure"),
     ],
 )

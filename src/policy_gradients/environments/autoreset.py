@@ -5,6 +5,8 @@ A raw environment is a pair of pure functions over a single copy, with no time l
     reset(key) -> (state, obs)
     step(key, state, action) -> (state, obs, reward, terminated)
 
+(One that can itself say that an episode was cut short returns `truncated` as a fifth.)
+
 `autoreset` adds what every training loop needs and what suites of environments each do a little differently: the batch
 axis, the time limit as a truncation, the reset within the step that ended, and the true last observation before it.
 """
@@ -21,7 +23,12 @@ from policy_gradients.environments.device import device_environment
 from policy_gradients.errors import UserError
 
 RawReset: TypeAlias = Callable[[Array], tuple[Any, Array]]
-RawStep: TypeAlias = Callable[[Array, Any, Array], tuple[Any, Array, Array, Array]]
+RawStep: TypeAlias = Callable[
+    [Array, Any, Array], tuple[Any, Array, Array, Array] | tuple[Any, Array, Array, Array, Array]
+]
+
+HUGE = 1e10
+"""An observation or reward beyond this is a simulation out of control (MuJoCo's own bound on states, mjMAXVAL)."""
 
 
 class AutoresetState(NamedTuple):
@@ -31,10 +38,15 @@ class AutoresetState(NamedTuple):
     key: Array  # one key per copy, never changed: every draw folds a new number into it [N]
     clock: Array  # steps since `reset`, uint32, the same for all copies
     steps: Array  # steps taken in the running episode, int32                           [N]
+    unstable: Array | None = None  # copies that were reset because they were out of control, so far, int32
 
 
 def autoreset(
-    spec: EnvironmentSpec, reset: RawReset, step: RawStep, max_episode_steps: int | None = None
+    spec: EnvironmentSpec,
+    reset: RawReset,
+    step: RawStep,
+    max_episode_steps: int | None = None,
+    discard_unstable: bool = False,
 ) -> Environment:
     """The batched `Environment` of a raw environment written in JAX.
 
@@ -46,9 +58,11 @@ def autoreset(
     Args:
         spec: What the environment is; `num_envs` sets the number of copies.
         reset: Draws a first state: `(key) -> (state, obs)`, of one copy.
-        step: Moves one copy: `(key, state, action) -> (state, obs, reward, terminated)`. The state keeps its structure,
-            shapes and dtypes.
+        step: Moves one copy: `(key, state, action) -> (state, obs, reward, terminated)`, and `truncated` where the
+            environment has limits of its own. The state keeps its structure, shapes and dtypes.
         max_episode_steps: Environment steps after which an episode is truncated; None for no limit.
+        discard_unstable: For simulations that can fail: a copy whose observation or reward is NaN or beyond `HUGE` is
+            reset, its row is not valid and holds zeros, and `env/unstable_worlds` counts it.
 
     Returns:
         The environment; its `spec.max_episode_steps` is `max_episode_steps`.
@@ -66,21 +80,43 @@ def autoreset(
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(spec.num_envs))
         clock = jnp.uint32(0)
         raw, obs = jax.vmap(reset)(_fold(keys, _reset_draw(clock)))
-        return AutoresetState(raw, keys, clock, jnp.zeros(spec.num_envs, jnp.int32)), obs
+        unstable = jnp.int32(0) if discard_unstable else None
+        return AutoresetState(raw, keys, clock, jnp.zeros(spec.num_envs, jnp.int32), unstable), obs
 
     def step_all(state: AutoresetState, action: Array) -> tuple[AutoresetState, Step]:
         clock = state.clock + 1
-        raw, final_obs, reward, terminated = jax.vmap(step)(_fold(state.key, _step_draw(clock)), state.raw, action)
+        raw, final_obs, reward, terminated, *cut = jax.vmap(step)(
+            _fold(state.key, _step_draw(clock)), state.raw, action
+        )
         steps = state.steps + 1
-        truncated = jnp.zeros_like(terminated) if max_episode_steps is None else steps >= max_episode_steps
-        done = terminated | truncated
+        truncated = cut[0] if cut else jnp.zeros_like(terminated)
+        if max_episode_steps is not None:
+            truncated = truncated | (steps >= max_episode_steps)
+        out = Step(final_obs, final_obs, reward.astype(jnp.float32), terminated, truncated, jnp.ones_like(terminated))
+        out = _without_unstable(out) if discard_unstable else out
+        done = out.terminated | out.truncated | ~out.valid
         fresh = lambda keys: jax.vmap(reset)(_fold(keys, _reset_draw(clock)))  # noqa: E731
-        raw, obs = _reset_where(done, fresh, state.key, (raw, final_obs))
-        state = AutoresetState(raw, state.key, clock, jnp.where(done, 0, steps))
-        valid = jnp.ones_like(done)
-        return state, Step(obs, final_obs, reward.astype(jnp.float32), terminated, truncated, valid)
+        raw, obs = _reset_where(done, fresh, state.key, (raw, out.final_obs))
+        unstable = None if state.unstable is None else state.unstable + jnp.sum(~out.valid, dtype=jnp.int32)
+        return AutoresetState(raw, state.key, clock, jnp.where(done, 0, steps), unstable), out._replace(obs=obs)
 
-    return device_environment(dataclasses.replace(spec, max_episode_steps=max_episode_steps), reset_all, step_all)
+    environment = device_environment(
+        dataclasses.replace(spec, max_episode_steps=max_episode_steps), reset_all, step_all
+    )
+    return environment._replace(metrics=_count_unstable) if discard_unstable else environment
+
+
+def _count_unstable(state: AutoresetState) -> dict[str, Array]:
+    return {"env/unstable_worlds": jnp.asarray(state.unstable, jnp.float32)}
+
+
+def _without_unstable(out: Step) -> Step:
+    """`out` where a row with a number that is NaN or beyond `HUGE` is cut, not valid, and holds zeros."""
+    near = lambda x: (jnp.abs(x) < HUGE).reshape(x.shape[0], -1).all(-1)  # noqa: E731, false for NaN
+    sound = near(out.final_obs) & near(out.reward)
+    clean = lambda x: jnp.where(sound.reshape(sound.shape + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x))  # noqa: E731
+    obs = clean(out.final_obs)
+    return Step(obs, obs, clean(out.reward), out.terminated & sound, out.truncated | ~sound, sound)
 
 
 def _reset_draw(clock: Array) -> Array:
@@ -140,7 +176,7 @@ def _check_raw(spec: EnvironmentSpec, reset: RawReset, step: RawStep) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct(spec.action_space.shape, spec.action_space.dtype)
     state, first = jax.eval_shape(reset, key)
-    next_state, obs, reward, terminated = jax.eval_shape(step, key, state, action)
+    next_state, obs, reward, *ends = jax.eval_shape(step, key, state, action)
     expected = jax.ShapeDtypeStruct(spec.obs_space.shape, spec.obs_space.dtype)
     for call, got in (("reset", first), ("step", obs)):
         if (got.shape, got.dtype) != (expected.shape, expected.dtype):
@@ -148,10 +184,11 @@ def _check_raw(spec: EnvironmentSpec, reset: RawReset, step: RawStep) -> None:
                 f"{spec.id}: {call} returns observations of shape {got.shape} and dtype {got.dtype}, but the "
                 f"observation space says {expected.shape} and {expected.dtype}. Make the two agree."
             )
-    if reward.shape != () or terminated.shape != () or terminated.dtype != jnp.bool_:
+    if reward.shape != () or any(end.shape != () or end.dtype != jnp.bool_ for end in ends):
+        shapes = " and ".join(f"{end.shape} with dtype {end.dtype}" for end in ends)
         raise UserError(
-            f"{spec.id}: step must return a scalar reward and a scalar bool terminated, not shapes {reward.shape} and "
-            f"{terminated.shape} with dtype {terminated.dtype}."
+            f"{spec.id}: step must return a scalar reward and a scalar bool terminated (and truncated), not a reward "
+            f"of shape {reward.shape} and ends of shapes {shapes}."
         )
     if _signature(state) != _signature(next_state):
         raise UserError(

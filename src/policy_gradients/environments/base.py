@@ -61,7 +61,7 @@ class EnvironmentSpec:
 
     Attributes:
         id: The id as a user would type it, without the engine's prefix ("HalfCheetah-v4").
-        engine: "jax", "mujoco", "warp", "envpool" or "gymnasium".
+        engine: "jax", "mujoco", "warp", "envpool", "gymnasium", or a suite's name ("brax").
         num_envs: N, how many copies are stepped together.
         obs_space: Space of one observation; float32, or uint8 for pixels.
         action_space: Space of one action as `step` expects it.

@@ -2,7 +2,8 @@
 
 An id chooses its engine by itself: a task of our own (JAX, or MuJoCo), else EnvPool where it is installed and knows the
 id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:` (MuJoCo's C engine), `warp:` (MuJoCo Warp on a GPU),
-`envpool:` or `gymnasium:`. An id with any other prefix, `my_package:MyEnv-v0`, is Gymnasium's, and so is a callable.
+`envpool:` or `gymnasium:`. Suites written in JAX by others are reached by their prefix alone: `gymnax:`, `brax:`,
+`playground:`, `jumanji:`. An id with any other prefix, `my_package:MyEnv-v0`, is Gymnasium's, and so is a callable.
 Simulators are imported when they are asked for, never when this module is.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
+from policy_gradients.environments.suites import SUITES, installed, make_suite, suite_ids
 from policy_gradients.environments.wrappers import clip_obs, clip_rewards, rescale_actions
 from policy_gradients.environments.wrappers import frame_stack as stack_frames
 from policy_gradients.errors import UserError, suggest
@@ -17,8 +19,8 @@ from policy_gradients.errors import UserError, suggest
 ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
 """In the order in which an id is looked up; the first two share no id."""
 
-PREFIXES = (*ENGINES, "warp")
-"""What may stand before an id; `warp` knows the ids of `mujoco`."""
+PREFIXES = (*ENGINES, "warp", *SUITES)
+"""What may stand before an id; `warp` knows the ids of `mujoco`, and a suite's ids need its prefix."""
 
 
 class EnvironmentInfo(NamedTuple):
@@ -150,7 +152,8 @@ def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]
 def environments(pattern: str = "") -> list[EnvironmentInfo]:
     """Every known environment whose id contains `pattern` (in any case), under the engine that its id chooses.
 
-    Spaces are told for our own tasks; for the others `describe` starts the simulator to find out.
+    Suites that are installed are imported, which takes seconds each. Spaces are told for our own tasks; for the others
+    `describe` starts the simulator to find out.
     """
     listed: dict[str, EnvironmentInfo] = {}
     for engine in ENGINES:
@@ -159,6 +162,11 @@ def environments(pattern: str = "") -> list[EnvironmentInfo]:
         for name in sorted(_known(engine)):
             if pattern.lower() in name.lower() and name not in listed:
                 listed[name] = _listed(engine, name)
+    for suite in filter(installed, SUITES):
+        names = (f"{suite}:{name}" for name in sorted(suite_ids(suite)))
+        listed |= {
+            name: EnvironmentInfo(name, suite, "", "", None) for name in names if pattern.lower() in name.lower()
+        }
     return list(listed.values())
 
 
@@ -199,6 +207,8 @@ def _construct(
         from policy_gradients.environments.gymnasium import make_gymnasium
 
         return make_gymnasium(id, num_envs, **{"num_workers": num_threads or None, **limit})
+    if engine in SUITES:
+        return make_suite(engine, id, num_envs, **limit)
     from policy_gradients.environments.classic import CLASSIC_IDS, make_classic
     from policy_gradients.environments.probes import make_probe
 
@@ -220,6 +230,8 @@ def _known(engine: str) -> Iterable[str]:
         from policy_gradients.environments.envpool import envpool_ids
 
         return envpool_ids()
+    if engine in SUITES:
+        return suite_ids(engine)
     import gymnasium
 
     return gymnasium.registry

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,6 +17,8 @@ import jax
 import numpy as np
 
 from policy_gradients.environments.registry import make, resolve
+from policy_gradients.environments.suites import SUITES, load_task
+from policy_gradients.environments.suites.task import observation_vector
 from policy_gradients.errors import UserError
 
 Policy: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -74,8 +77,9 @@ def record_video(
 ) -> Film:
     """Plays one episode and writes it as H.264 in an mp4, in real time.
 
-    MuJoCo tasks are played by our own engine and drawn from the recorded positions. Other tasks are played and drawn by
-    Gymnasium. EnvPool's games, which it does not draw, are shown as the policy sees them.
+    MuJoCo tasks are played by our own engine and drawn from the recorded positions, as are Brax's and Playground's.
+    Other tasks are played and drawn by Gymnasium. EnvPool's games, which it does not draw, are shown as the policy sees
+    them.
 
     Args:
         policy: From one raw observation to an action in the simulator's bounds, such as `deployment.load_policy` gives.
@@ -94,7 +98,7 @@ def record_video(
     ffmpeg = _find_ffmpeg()
     engine, name = resolve(env_id)
     record = {"mujoco": _record_mujoco, "warp": _record_mujoco, "envpool": _record_pixels}.get(
-        engine, _record_gymnasium
+        engine, partial(_record_suite, engine) if engine in SUITES else _record_gymnasium
     )
     pace = _Pace(max_steps, max_seconds, fps)
     recording = record(policy, str(name), seed, pace, dict(env_options or {}))
@@ -122,6 +126,26 @@ def _record_mujoco(policy: Policy, name: str, seed: int, pace: _Pace, options: d
     stride = pace.stride(rate)
     frames = render_frames(name, np.array(positions[::stride]), **options)
     return _Recording(_available(frames), rate / stride, rewards)
+
+
+def _record_suite(suite: str, policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]) -> _Recording:
+    task = load_task(suite, name, **options)
+    if task.physics is None:
+        raise RenderingUnavailable(f"{suite}:{name} cannot be drawn: of the suites only Brax's and Playground's are.")
+    from policy_gradients.environments.mujoco.rendering import draw_model
+
+    rate, draw_key = 1.0 / (task.dt or 1 / 30), jax.random.key_data(jax.random.key(seed))
+    reset, step = jax.jit(task.reset), jax.jit(task.step)
+    positions, rewards, ended = [], [], False
+    state, obs = reset(draw_key)
+    while not ended and len(rewards) < min(pace.steps(rate), task.max_episode_steps or pace.max_steps):
+        positions.append(np.asarray(task.physics.positions(state)))
+        action = np.asarray(policy(np.asarray(observation_vector(obs))), np.float32)
+        state, obs, reward, terminated, truncated = step(draw_key, state, action)
+        rewards.append(float(reward))
+        ended = bool(terminated) or bool(truncated)
+    frames = draw_model(task.physics.model, np.array(positions[:: pace.stride(rate)]))
+    return _Recording(_available(frames), rate / pace.stride(rate), rewards)
 
 
 def _record_pixels(policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]) -> _Recording:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from policy_gradients.environments.registry import PREFIXES, settle
+from policy_gradients.environments.suites import SUITES
 from policy_gradients.errors import UserError, suggest
 from policy_gradients.training.config import EnvironmentConfig, Experiment, load_mapping, parse_experiment
 
@@ -98,7 +99,7 @@ def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
         engine, _ = settle(env.get("id", EnvironmentConfig.id), env.get("engine", EnvironmentConfig.engine), worlds)
     except (UserError, TypeError, ValueError):
         return False  # what is wrong is said when the settings are read
-    if engine != "jax":
+    if engine not in ("jax", *SUITES):
         return engine == "warp"
     import jax
 

@@ -60,9 +60,9 @@ class EngineWatch:
         for name, news in _NEWS.items():
             count = metrics.get(name, 0.0)
             if count > OFTEN * steps:
+                way_out = ", or use --engine batch" if self._spec.engine == "warp" else ""
                 raise EnvironmentFailure(
-                    f"{self._spec.id}: {count:,.0f} of {steps:,} {news}. Lower the learning rate, or use "
-                    "--engine batch."
+                    f"{self._spec.id}: {count:,.0f} of {steps:,} {news}. Lower the learning rate{way_out}."
                 )
             if count and name not in self._told:
                 self._told.add(name)

@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from policy_gradients.environments.mujoco.models import import_mujoco
-from policy_gradients.environments.mujoco.tasks import Task, load_task
+from policy_gradients.environments.mujoco.tasks import load_task
 from policy_gradients.errors import UserError, suggest
 
 
@@ -50,22 +50,35 @@ def render_frames(
     if camera is not None and camera not in names:
         known = f"cameras {', '.join(filter(None, names))}" if any(names) else "no camera"
         raise UserError(f"{id} has {known}, but {camera!r} came.{suggest(camera, names)}")
-    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
-    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+    return draw_model(model, qpos, qvel, (width, height), camera, task.camera)
+
+
+def draw_model(
+    model: Any,
+    qpos: np.ndarray,
+    qvel: np.ndarray | None = None,
+    size: tuple[int, int] = (480, 480),
+    camera: str | None = None,
+    view: Mapping[str, Any] | None = None,
+) -> Iterator[np.ndarray]:
+    """Pictures of recorded states of any MuJoCo model, as `render_frames`.
+
+    Args:
+        model: A `mujoco.MjModel`; its settings of quality are changed.
+        qpos, qvel, camera: As for `render_frames`.
+        size: Width and height, pixels.
+        view: Attributes of the free camera, where that is used.
+    """
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, size[0])
+    model.vis.global_.offheight = max(model.vis.global_.offheight, size[1])
     model.vis.quality.shadowsize = 1024  # with these two a processor draws three to five times as fast
     model.vis.quality.offsamples = 0
-    return _frames(task, qpos, qvel, (width, height), camera)
-
-
-def _frames(
-    task: Task, qpos: np.ndarray, qvel: np.ndarray | None, size: tuple[int, int], camera: str | None
-) -> Iterator[np.ndarray]:
-    mujoco, model = import_mujoco(), task.model
+    mujoco = import_mujoco()
     gl, context = _open(mujoco, model, size)
     try:
         data, scene = mujoco.MjData(model), mujoco.MjvScene(model, maxgeom=1000)
         mujoco.mj_forward(model, data)
-        view, scene_options = _view(mujoco, task, data, camera), mujoco.MjvOption()
+        eye, scene_options = _view(mujoco, model, data, camera, view or {}), mujoco.MjvOption()
         rectangle = mujoco.MjrRect(0, 0, *size)
         for frame, positions in enumerate(qpos):
             data.qpos[:] = positions
@@ -74,7 +87,7 @@ def _frames(
             mujoco.mj_forward(model, data)
             gl.make_current()
             everything = int(mujoco.mjtCatBit.mjCAT_ALL)
-            mujoco.mjv_updateScene(model, data, scene_options, None, view, everything, scene)
+            mujoco.mjv_updateScene(model, data, scene_options, None, eye, everything, scene)
             mujoco.mjr_render(rectangle, scene, context)
             picture = np.empty((size[1], size[0], 3), np.uint8)
             mujoco.mjr_readPixels(picture, None, rectangle, context)
@@ -109,17 +122,17 @@ def _open(mujoco: Any, model: Any, size: tuple[int, int]) -> tuple[Any, Any]:
     return gl, context
 
 
-def _view(mujoco: Any, task: Task, data: Any, name: str | None) -> Any:
+def _view(mujoco: Any, model: Any, data: Any, name: str | None, free: Mapping[str, Any]) -> Any:
     """A camera of the model, or Gymnasium's free camera: at the scene's median, with the task's own attributes."""
     view = mujoco.MjvCamera()
-    number = mujoco.mj_name2id(task.model, int(mujoco.mjtObj.mjOBJ_CAMERA), name or "track")
+    number = mujoco.mj_name2id(model, int(mujoco.mjtObj.mjOBJ_CAMERA), name or "track")
     if number >= 0:
         view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
         return view
     view.type = mujoco.mjtCamera.mjCAMERA_FREE
     view.lookat[:] = np.median(data.geom_xpos, axis=0)
-    view.distance = task.model.stat.extent
-    for attribute, value in task.camera.items():
+    view.distance = model.stat.extent
+    for attribute, value in free.items():
         if attribute == "lookat":
             view.lookat[:] = value
         else:
