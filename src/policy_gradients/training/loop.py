@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
+from policy_gradients.training.devices import make_mesh, place
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.progress import Progress, make_progress
@@ -94,6 +95,7 @@ def resume(
     run_dir: Path | str,
     total_steps: int | None = None,
     *,
+    devices: int | Literal["all"] | None = None,
     agent: ActorCritic | None = None,
     make_env: Callable[[int], Environment] | None = None,
 ) -> Run:
@@ -107,6 +109,7 @@ def resume(
     Args:
         run_dir: The run's folder.
         total_steps: A new length of the run; a linear schedule then stretches to it.
+        devices: Another number of devices than before.
 
     Raises:
         UserError: No run folder, a damaged checkpoint, or a configuration that does not fit.
@@ -115,11 +118,13 @@ def resume(
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder that `train` made.")
     experiment = load_experiment(run / "config.yaml")
-    if total_steps is not None:
-        experiment = replace(experiment, total_steps=total_steps)
+    asked = {"total_steps": total_steps, "devices": devices}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if changes:
+        experiment = replace(experiment, **changes)
         validate(experiment)
     saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if any((run / "checkpoints").glob("update_*")) else None
-    if total_steps is not None:
+    if changes:
         save_experiment(experiment, run / "config.yaml")
     return _Session(experiment, run, agent, make_env).go(int(saved[1]["update"]) if saved else 0, saved)
 
@@ -138,9 +143,10 @@ class _Session:
         self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
         self.exportable = agent is None  # a bundle describes our networks only
         self.film = experiment.video and self.exportable and make_env is None
-        env = (make_env or partial(make_environment, experiment))(experiment.env.num_envs)
+        mesh = make_mesh(experiment.devices, experiment.env.num_envs)
+        env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
         try:
-            self.parts: Parts = build(experiment, env, agent)
+            self.parts: Parts = build(experiment, env, agent, mesh)
         except BaseException:
             env.close()
             raise
@@ -283,7 +289,8 @@ class _Session:
         if env.spec.exact_resume:
             inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
             env_state = env.restore(inner, state.carry.env_state)
-            return RunState(saved["learner"], Carry(env_state, saved["obs"], saved["episodes"]))
+            carry = Carry(env_state, saved["obs"], saved["episodes"])
+            return RunState(*place(self.parts.mesh, saved["learner"], carry))
         self.progress.message(
             f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
         )

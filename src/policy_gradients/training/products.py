@@ -33,7 +33,8 @@ class Evaluation(NamedTuple):
         return cls(env, np.arange(num_envs) < config.episodes, run)
 
     def __call__(self, key: Key, params: Params, statistics: Statistics) -> dict[str, float]:
-        """`eval/…` metrics under frozen statistics."""
+        """`eval/…` metrics under frozen statistics; the parameters may lie on several devices, evaluations use one."""
+        params, statistics = jax.device_get((params, statistics))
         return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
 
 

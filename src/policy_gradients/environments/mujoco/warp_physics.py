@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import mujoco_warp as mjw
 import warp as wp
 
+from policy_gradients.environments.mujoco import warp_kernels
 from policy_gradients.environments.mujoco.models import import_mujoco
 from policy_gradients.environments.mujoco.tasks import Task
 from policy_gradients.environments.mujoco.warp_kernels import put, take
@@ -65,18 +66,19 @@ class WarpPhysics:
         num_worlds: N.
     """
 
-    def __init__(self, task: Task, num_worlds: int, device: Any, *, moves: bool) -> None:
+    def __init__(self, task: Task, num_worlds: int, devices: Sequence[Any], *, moves: bool) -> None:
         """Allocates the worlds, compiles the kernels that are not cached and records the launches.
 
         Args:
             task: The task.
-            num_worlds: N.
-            device: Warp's device, "cuda:0" or "cpu".
+            num_worlds: N, on each device.
+            devices: Warp's devices, "cuda:0" or "cpu". A call runs on the one on which its arrays are.
             moves: True for `step`, False for `forward`.
         """
         self._model, self.num_worlds = task.model, num_worlds
         self._derived = tuple(name for name in task.rules.reads if name not in ("qpos", "qvel", "ctrl"))
-        self._program = _Program(task, num_worlds, self._derived, device, moves=moves)
+        programs = [_Program(task, num_worlds, self._derived, device, moves=moves) for device in devices]
+        self._program, self._programs = programs[0], {str(program.device): program for program in programs}
         self._call = self._callable()
 
     def step(self, state: Array, control: Array) -> Moved:
@@ -108,7 +110,7 @@ class WarpPhysics:
         return found
 
     def _callable(self) -> Callable[[Array, Array], Sequence[Array]]:
-        program, n = self._program, self.num_worlds
+        programs, first, n = self._programs, self._program, self.num_worlds
 
         def run(
             state: wp.array2d(dtype=float),  # type: ignore[valid-type]
@@ -116,9 +118,9 @@ class WarpPhysics:
             packed: wp.array2d(dtype=float),  # type: ignore[valid-type]
             overflow: wp.array(dtype=int),  # type: ignore[valid-type]
         ) -> None:
-            program.run(state, control, packed, overflow)
+            programs.get(str(packed.device), first).run(state, control, packed, overflow)
 
-        dims = {"packed": (n, program.width), "overflow": (n,)}
+        dims = {"packed": (n, first.width), "overflow": (n,)}
         mode = wp.JaxCallableGraphMode.NONE  # the program has its own graph
         return wp.jax_callable(run, num_outputs=2, graph_mode=mode, output_dims=dims, vmap_method=None)
 
@@ -129,8 +131,8 @@ class _Program:
     def __init__(self, task: Task, num_worlds: int, derived: tuple[str, ...], device: Any, *, moves: bool) -> None:
         self._frame_skip = task.frame_skip if moves else 0
         self._forces = moves and "cfrc_ext" in derived
-        self._device, self._graph = wp.get_device(device), None
-        with wp.ScopedDevice(self._device):
+        self.device, self._graph = wp.get_device(device), None
+        with wp.ScopedDevice(self.device):
             self._model = mjw.put_model(_for_warp(task.model))
             self._model.opt.warn_overflow = 0  # counted, not printed
             self._model.opt.run_qacc_smooth = False  # Newton starts from the warm start, 5 % faster for Humanoid
@@ -145,10 +147,11 @@ class _Program:
 
     def _record(self) -> None:
         """Loads every kernel by running once, then records the launches where the device has graphs."""
-        with wp.ScopedDevice(self._device):
+        wp.load_module(warp_kernels, device=self.device)
+        with wp.ScopedDevice(self.device):
             self._advance()
-            wp.synchronize_device(self._device)
-            if self._device.is_cuda:
+            wp.synchronize_device(self.device)
+            if self.device.is_cuda:
                 with wp.ScopedCapture(force_module_load=False) as capture:
                     self._advance()
                 self._graph = capture.graph
@@ -167,17 +170,17 @@ class _Program:
         """Copies in, advances, copies out, on the device's current stream."""
         start = 0
         for part in self._state:
-            wp.launch(take, dim=part.shape, inputs=[state, start], outputs=[part], device=self._device)
+            wp.launch(take, dim=part.shape, inputs=[state, start], outputs=[part], device=self.device)
             start += part.shape[1]
         wp.copy(self._data.ctrl, control)
         if self._graph is None:
-            with wp.ScopedDevice(self._device):
+            with wp.ScopedDevice(self.device):
                 self._advance()
         else:
             wp.capture_launch(self._graph)
         start = 0
         for part in self._out:
-            wp.launch(put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self._device)
+            wp.launch(put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self.device)
             start += part.shape[1]
         wp.copy(overflow, self._data.overflow)
 
