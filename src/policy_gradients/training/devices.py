@@ -65,7 +65,8 @@ def layout(mesh: Mesh, learner: LearnerState, carry: Carry) -> tuple[LearnerStat
     An array of an environment's state is taken to be spread where its first axis counts environments, or devices. A
     wrong guess would cost time, never another result.
     """
-    whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(ENV_AXIS))
+    whole = NamedSharding(mesh, PartitionSpec())
+    spread: Any = NamedSharding(mesh, PartitionSpec(ENV_AXIS))
     spread_sizes = {carry.obs.shape[0], mesh.size}
     of_env = jax.tree.map(lambda x: spread if x.ndim and x.shape[0] in spread_sizes else whole, carry.env_state)
     episodes = jax.tree.map(lambda _: whole, carry.episodes)._replace(running_return=spread, running_length=spread)
