@@ -5,9 +5,7 @@ The seed's key is split into four streams, and update u draws from `fold_in(stre
 uninterrupted one drew.
 """
 
-import itertools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,16 +20,17 @@ from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
-from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
+from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
 from policy_gradients.training.devices import make_mesh, place
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.rollout import Carry
+from policy_gradients.training.saving import new_folder, save_state
 from policy_gradients.training.setup import (
-    CULPRITS,
     Parts,
     RunState,
+    blame,
     build,
     compile_iteration,
     forget_running_returns,
@@ -83,7 +82,7 @@ def train(
     """
     validate(experiment)
     experiment, line = (experiment, "") if make_env else settle_engine(experiment)
-    run = _new_folder(experiment, run_dir)
+    run = new_folder(experiment, run_dir, f"seed{experiment.seed}")
     save_experiment(experiment, run / "config.yaml")
     session = _Session(experiment, run, agent, make_env)
     if line:
@@ -262,24 +261,10 @@ class _Session:
             write_policy(self.experiment, self.run / name, self.parts.env.spec, state.learner, metrics)
 
     def _save(self, state: RunState, update: int, name: str | None = None) -> None:
-        env = self.parts.env
-        arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
-        arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
-        folder = self.run / "checkpoints" / name if name else ckpt.checkpoint_folder(self.run, update)
-        manifest = {
-            "update": update,
-            "total_timesteps": int(state.learner.step),
-            "time_elapsed": self._time_elapsed(),
-            "best": self.best if math.isfinite(self.best) else None,
-            "config_hash": config_hash(self.experiment),
-            "exact_resume": env.spec.exact_resume,
-            "environment": {"id": env.spec.id, "engine": env.spec.engine, "versions": dict(env.spec.versions)},
-            "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            "cpu_count": os.cpu_count(),
-        }
-        ckpt.save_checkpoint(folder, arrays, manifest)
-        if name is None:
-            ckpt.prune_checkpoints(self.run, self.experiment.checkpoint.keep_last)
+        save_state(
+            self.run, self.experiment, self.parts.env, state, update,
+            time_elapsed=self._time_elapsed(), best=self.best, name=name,
+        )  # fmt: skip
 
     def _restore(self, state: RunState, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> RunState:
         env, source = self.parts.env, self.run
@@ -302,30 +287,7 @@ class _Session:
         return RunState(forget_running_returns(saved["learner"]), fresh._replace(episodes=window))
 
     def _diverged(self, metrics: dict[str, float], update: int) -> TrainingDiverged:
-        culprits = [name for name in CULPRITS if metrics.get(name, 0.0) > 0 or math.isnan(metrics.get(name, 0.0))]
-        named = ", ".join(CULPRITS[name] for name in culprits) or "the gradient"
         return TrainingDiverged(
-            f"Update {update + 1} met numbers that are not finite, first in {named}. The last good checkpoint is "
-            f"{ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
+            f"Update {update + 1} met numbers that are not finite, first in {blame(metrics)}. The last good checkpoint "
+            f"is {ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
         )
-
-
-def _new_folder(experiment: Experiment, run_dir: Path | str | None) -> Path:
-    """The run's folder, made; a second run in the same second gets a number."""
-    if run_dir is None:
-        name = experiment.env.id.replace("/", "_").replace(":", "_")
-        stem = f"{experiment.algorithm}-{name}-seed{experiment.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
-    else:
-        run = Path(run_dir)
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(
-            f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
-            f"policy-gradients resume {run}"
-        )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "checkpoints").mkdir()
-    except OSError as error:
-        raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
-    return run

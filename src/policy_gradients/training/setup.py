@@ -1,7 +1,7 @@
 """From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +39,12 @@ CULPRITS = {
     "train/policy_gradient_loss": "the policy's loss",
 }
 """Where numbers that are not finite can enter, in the order of the data flow, by the metric that shows it."""
+
+
+def blame(metrics: Mapping[str, float]) -> str:
+    """Where numbers that are not finite entered first, in words; by the metrics of the update that met them."""
+    culprits = [name for name in CULPRITS if metrics.get(name, 0.0) > 0 or math.isnan(metrics.get(name, 0.0))]
+    return ", ".join(CULPRITS[name] for name in culprits) or "the gradient"
 
 
 class Parts(NamedTuple):

@@ -19,7 +19,7 @@ from policy_gradients.environments.devices import over_devices
 from policy_gradients.environments.host import device_environment, key_data
 from policy_gradients.environments.mujoco.models import actuator_names
 from policy_gradients.environments.mujoco.tasks import Rules, Task, load_task
-from policy_gradients.environments.mujoco.warp_device import announce_kernels, check_room, import_warp, pick_devices
+from policy_gradients.environments.mujoco.warp_device import announce_kernels, import_warp, pick_devices
 from policy_gradients.errors import UserError
 
 HUGE = 1e10
@@ -89,8 +89,6 @@ def make_warp(
     warp = import_warp()
     devices = pick_devices(warp, device, mesh)
     share = num_envs // (1 if mesh is None else mesh.size)
-    for where in devices:
-        check_room(warp, task, share, where)
     announce_kernels(warp, task, devices[0])
     worlds = _Worlds(task, share, limit, devices)
     env = device_environment(_spec(task, share, limit, warp), worlds.reset, worlds.step)
