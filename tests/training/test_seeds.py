@@ -3,14 +3,12 @@
 import json
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
 from policy_gradients.algorithms import PPOConfig
 from policy_gradients.cli.main import main
 from policy_gradients.deployment.numpy_policy import load_policy
-from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
 from policy_gradients.training import api, loop, seeds
@@ -106,6 +104,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_go_on(tmp_path, capsys):
     assert load_experiment(tmp_path / "both" / "seed1" / "config.yaml").hyperparameters.learning_rate == 1e-3
 
 
+@pytest.mark.slow
 def test_a_stop_request_saves_every_seed(tmp_path, monkeypatch):
     class AfterOne:
         status, asked = "interrupted", 0
@@ -169,10 +168,3 @@ def test_no_seeds_and_equal_seeds_are_refused(wrong, tmp_path):
 def test_numbers_that_cannot_differ_are_refused(numbers, message, tmp_path):
     with pytest.raises(UserError, match=message):
         seeds.train_seeds(CARTPOLE, 2, tmp_path / "both", numbers=numbers)
-
-
-def test_an_environment_in_jax_maps_over_seeds_with_numbers_of_its_own():
-    env = make("CartPole-v1", 2)
-    keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(env.reset)(keys)[1]
-    np.testing.assert_array_equal(together[1], env.reset(keys[1])[1])
