@@ -49,13 +49,12 @@ class MemberRun:
         Args:
             at: Where all members stand.
             i: Which of them this is.
-            told: What else is known of the update: times, and evaluations where they were due.
+            told: What else is known of the update: times, steps, and evaluations where they were due.
         """
         if self.lost:
             return
-        learner = of_member(at.learner, i)
         metrics = {name: float(values[i]) for name, values in at.metrics.items()} | dict(told)
-        metrics |= {"time/iterations": at.update, "time/total_timesteps": int(learner.step)}
+        metrics["time/iterations"] = at.update
         self._loggers.log(at.update, metrics)
         evaluated = {name: x for name, x in self.result.items() if name.startswith("eval/")}
         self.result = {**evaluated, **metrics}
@@ -63,7 +62,7 @@ class MemberRun:
         if score > self._best and self.experiment.checkpoint.keep_best:
             self._best = score
             self._write(at, i, told["time/time_elapsed"], "best")
-            self._write_policy(learner, "policy_best")
+            self._write_policy(of_member(at.learner, i), "policy_best")
 
     def save(self, at: Stage, i: int, time_elapsed: float) -> None:
         """Writes a checkpoint, unless this update has one already."""

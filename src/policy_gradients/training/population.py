@@ -186,6 +186,7 @@ def evaluate_members(judge: Evaluation, members: Sequence[Member], at: Stage) ->
     ]
 
 
+@jax.jit
 def of_member(tree: Any, member: int) -> Any:
-    """One member's part of arrays [S, ...]."""
+    """One member's part of arrays [S, ...]: one small program, where indexing them would be one for each array."""
     return jax.tree.map(lambda x: x[member], tree)

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError, suggest
+from policy_gradients.estimation.normalization import Count
 from policy_gradients.evaluation.statistics import Interval, bootstrap, mean
 from policy_gradients.training.config import Experiment, validate
 from policy_gradients.training.loop import Run
@@ -26,7 +28,7 @@ from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.saving import new_folder
 from policy_gradients.training.setup import blame, make_agent, make_environment
 from policy_gradients.training.signals import StopRequests
-from policy_gradients.training.watch import EngineWatch, settle_engine
+from policy_gradients.training.watch import COUNTED, EngineWatch, settle_engine
 from policy_gradients.types import ActorCritic
 
 
@@ -139,7 +141,7 @@ class _Session:
                 update = self._loop(stop)
             status = "finished" if update == self.updates else stop.status
             finished = tuple(run.finish(status) for run in self.runs)
-            if update < self.updates:
+            if update < self.updates and status:
                 self.progress.message(
                     f"Stopped after update {update} of {self.updates}; continue a seed: policy-gradients resume "
                     f"{self.runs[0].path}"
@@ -156,7 +158,8 @@ class _Session:
     def _loop(self, stop: StopRequests) -> int:
         """Every update; returns how many are done, after the last of which all seeds are saved."""
         began = time.perf_counter()
-        stages = course(self.experiment, self.members, self.env, self.agent, self.updates, lambda: bool(stop))
+        over = lambda: bool(stop) or all(run.lost for run in self.runs)  # noqa: E731
+        stages = course(self.experiment, self.members, self.env, self.agent, self.updates, over)
         at = next(stages)
         compiled, trained = time.perf_counter() - began, 0.0
         while True:
@@ -177,19 +180,17 @@ class _Session:
     def _report(self, at: Stage, told: Mapping[str, float]) -> None:
         """Metrics of one update to every seed's files, its evaluation and checkpoint where they are due, progress."""
         scores = self._evaluate(at) if self._due(at, self.experiment.evaluation.num_evaluations) else None
+        high, low = jax.device_get(at.learner.step)
         for i, run in enumerate(self.runs):
-            run.note(at, i, {**told, **(scores[i] if scores else {})})
+            taken = {"time/total_timesteps": int(Count(high[i], low[i]))}
+            run.note(at, i, {**told, **taken, **(scores[i] if scores else {})})
             if self._due(at, self.experiment.checkpoint.num_checkpoints):
                 run.save(at, i, told["time/time_elapsed"])
         alive = [run.result for run in self.runs if not run.lost]
         steps = at.update * self.steps_per_update * len(self.runs)
-        counts = {
-            name: sum(result[name] for result in alive) for name in (alive[0] if alive else ()) if name[:4] == "env/"
-        }
-        self.watch(counts, steps)
-        means = {name: _mean([r.get(name, math.nan) for r in alive]) for name in ("rollout/ep_rew_mean", *_JUDGED)}
-        means = {name: x for name, x in means.items() if math.isfinite(x)}
-        self.progress.update(steps, {**means, "time/fps": told["time/fps"] * len(self.runs)})
+        fps = {"time/fps": told["time/fps"] * len(self.runs)}
+        self.progress.update(steps, {name: _mean(alive, name) for name in _SHOWN} | fps)
+        self.watch({name: sum(result.get(name, 0.0) for result in alive) for name in COUNTED}, steps)
 
     def _evaluate(self, at: Stage) -> list[dict[str, float]]:
         if self.judge is None:
@@ -208,16 +209,17 @@ class _Session:
                 culprit = blame({name: float(values[i]) for name, values in at.metrics.items()})
                 self.progress.message(
                     f"Seed {run.experiment.seed} diverged: update {at.update} met numbers that are not finite, first "
-                    f"in {culprit}. It ends there; the others go on. What it had learnt is in {run.path}."
+                    f"in {culprit}. It ends there; the others go on. Its checkpoints are in {run.path}."
                 )
 
 
-_JUDGED = ("eval/mean_reward",)
+_SHOWN = ("rollout/ep_rew_mean", "eval/mean_reward")
+"""What the line of progress tells, as means over seeds."""
 
 
-def _mean(values: Sequence[float]) -> float:
-    finite = [x for x in values if math.isfinite(x)]
-    return sum(finite) / len(finite) if finite else math.nan
+def _mean(results: Sequence[Mapping[str, float]], name: str) -> float:
+    known = [x for result in results if math.isfinite(x := result.get(name, math.nan))]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _chosen(experiment: Experiment, seeds: int | Sequence[int]) -> list[int]:
