@@ -2,13 +2,15 @@
 
     python benchmarks/devices.py                                   HalfCheetah-v4 on Warp, 8,192 worlds per device
     python benchmarks/devices.py --task Humanoid-v4 --worlds 8192 --devices 1 2 4
+    XLA_PYTHON_CLIENT_MEM_FRACTION=0.5 python benchmarks/devices.py …          leaves Warp half of each GPU's memory
     JAX_NUM_CPU_DEVICES=2 python benchmarks/devices.py --task CartPole-v1 --worlds 64 --seconds 2     tries the script
 
 Settings are `name=value` pairs of an experiment with dotted paths, laid over the preset. With d devices a batch is d
 times as large and has as many minibatches, so each device computes what a single one would. Every line of JSON says,
 for one number of devices: environment steps per second in steady state, its share of d times the rate of the first
-line, seconds for making the environment, tracing and compiling, the bytes that collectives move in one iteration, and
-the return of the last 100 episodes when the time was over.
+line, seconds for making the environment, tracing and compiling, the program's collectives with the bytes of their
+results (on a GPU of their operands, too; one in a loop counts once), and the return of the last 100 episodes when the
+time was over.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Many runs as one program: members that differ in their seed and in numbers among their hyperparameters.
 
-Where the environment is written in JAX, the iteration is mapped over the members; beside a simulator on the host there
-is one member. Either way the numbers are arguments of the program, so other numbers need no other program.
+Where the environment is written in JAX or on Warp, the iteration is mapped over the members; beside a simulator on the
+host there is one member. Either way the numbers are arguments of the program, so other numbers need no other program.
 """
 
 import math
