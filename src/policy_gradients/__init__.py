@@ -33,7 +33,7 @@ _HOMES = {
     "policy_gradients.evaluation.plots": ("plot_runs",),
     "policy_gradients.evaluation.video": ("record_video",),
     "policy_gradients.networks": ("NetworkConfig", "actor_critic"),
-    "policy_gradients.training.api": ("train",),
+    "policy_gradients.training.api": ("train", "train_seeds"),
     "policy_gradients.training.config": (
         "CheckpointConfig",
         "EnvironmentConfig",
@@ -43,6 +43,7 @@ _HOMES = {
         "load_experiment",
     ),
     "policy_gradients.training.loop": ("Run", "TrainingDiverged", "resume"),
+    "policy_gradients.training.seeds": ("SeedRuns",),
     "policy_gradients.types": ("ActorCritic", "Algorithm", "LearnerState", "Transition"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from policy_gradients.networks import NetworkConfig as NetworkConfig
     from policy_gradients.networks import actor_critic as actor_critic
     from policy_gradients.training.api import train as train
+    from policy_gradients.training.api import train_seeds as train_seeds
     from policy_gradients.training.config import CheckpointConfig as CheckpointConfig
     from policy_gradients.training.config import EnvironmentConfig as EnvironmentConfig
     from policy_gradients.training.config import EvaluationConfig as EvaluationConfig
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from policy_gradients.training.loop import Run as Run
     from policy_gradients.training.loop import TrainingDiverged as TrainingDiverged
     from policy_gradients.training.loop import resume as resume
+    from policy_gradients.training.seeds import SeedRuns as SeedRuns
     from policy_gradients.types import ActorCritic as ActorCritic
     from policy_gradients.types import Algorithm as Algorithm
     from policy_gradients.types import LearnerState as LearnerState
@@ -120,6 +123,7 @@ __all__ = [
     "PPOConfig",
     "REINFORCEConfig",
     "Run",
+    "SeedRuns",
     "Step",
     "TRPOConfig",
     "TanhNormal",
@@ -140,6 +144,7 @@ __all__ = [
     "reinforce",
     "resume",
     "train",
+    "train_seeds",
     "trpo",
     "vmpo",
 ]

@@ -18,6 +18,9 @@ Obs: TypeAlias = jax.Array
 Action: TypeAlias = jax.Array
 Metrics: TypeAlias = Mapping[str, Array]  # scalars by name, `group/name` (docs/metrics.md)
 
+ENV_AXIS = "env"
+"""The axis of a mesh of devices over which environments, and the rows that come from them, are spread."""
+
 
 class Transition(NamedTuple):
     """One step of experience; stacked to [T, N] it is a trajectory.

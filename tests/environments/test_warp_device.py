@@ -14,8 +14,10 @@ from policy_gradients.environments.mujoco.warp_device import (
     choose_engine,
     import_warp,
     pick_device,
+    pick_devices,
 )
 from policy_gradients.errors import UserError
+from policy_gradients.training.devices import make_mesh
 
 
 @pytest.fixture
@@ -70,6 +72,18 @@ def test_a_driver_too_old_for_warp_is_told_so(a_gpu):
 def test_a_device_that_nobody_has_is_refused_with_those_that_are_there():
     with pytest.raises(UserError, match=r"'cuda:7' needs that device.*JAX computes on cpu and Warp knows cpu"):
         pick_device(SimpleNamespace(get_devices=lambda: ["cpu"]), "cuda:7")
+
+
+def test_a_mesh_has_warps_device_of_each_of_its_devices_once():
+    alike = SimpleNamespace(get_devices=lambda: ["cpu"], get_device=str, device_from_jax=lambda device: device.platform)
+    assert pick_devices(alike, "cpu", make_mesh(4, 4)) == ["cpu"]
+    apart = SimpleNamespace(get_devices=lambda: ["cpu"], get_device=str, device_from_jax=lambda device: device.id)
+    assert pick_devices(apart, "cpu", make_mesh(2, 4)) == [device.id for device in jax.devices()[:2]]
+
+
+def test_one_device_named_where_there_are_several_is_refused():
+    with pytest.raises(UserError, match="names one device, 'cuda:1'; leave it out, or give --devices 1"):
+        pick_devices(SimpleNamespace(), "cuda:1", make_mesh(2, 4))
 
 
 def test_too_many_worlds_are_refused_with_how_many_fit():

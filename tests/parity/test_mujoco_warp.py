@@ -17,6 +17,7 @@ pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
 from policy_gradients.environments.mujoco.warp import make_warp
+from policy_gradients.training.devices import make_mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 N = 12
@@ -122,3 +123,43 @@ def test_the_specification_is_the_c_engines_but_for_where_it_runs(hopper):
     same = replace(ours, engine=theirs.engine, on_host=True, versions=theirs.versions)
     for name in ("id", "num_envs", "max_episode_steps", "dt", "obs_names", "action_names", "exact_resume"):
         assert getattr(same, name) == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize("task", ["Hopper-v4", "Humanoid-v4"])
+def test_members_of_a_map_step_as_each_would_alone(task):
+    """Humanoid prepares its first states by the physics, so both kinds of call are folded."""
+    env = make_warp(task, 4, device="cpu")
+    keys = jax.random.split(jax.random.key(0), 3)
+    state, first = jax.jit(jax.vmap(env.reset))(keys)
+    action = jax.random.uniform(jax.random.key(1), (3, 4, *env.spec.action_space.shape), minval=-1, maxval=1)
+    _, together = jax.jit(jax.vmap(env.step))(state, action)
+    for i in range(3):
+        state, obs = jax.jit(env.reset)(keys[i])
+        np.testing.assert_array_equal(obs, first[i])
+        _, alone = jax.jit(env.step)(state, action[i])
+        for mine, its in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(mine, its[i])
+
+
+def test_worlds_on_several_devices_step_as_on_one_and_move_between_them():
+    action = jax.random.uniform(jax.random.key(1), (8, 3), minval=-1, maxval=1)
+    one, two = (make_warp("Hopper-v4", 8, device="cpu", mesh=make_mesh(devices, 8)) for devices in (1, 2))
+    assert one.spec.num_envs == two.spec.num_envs == 8
+    state, _ = jax.jit(two.reset)(jax.random.key(0))
+    state, out = jax.jit(two.step)(state, action)
+    assert len(state.physics.sharding.device_set) == 2 and len(np.unique(np.asarray(out.obs)[:, 0])) == 8
+    moved = one.restore(two.snapshot(state), jax.jit(one.reset)(jax.random.key(5))[0])
+    expected, got = jax.jit(two.step)(state, action)[1], jax.jit(one.step)(moved, action)[1]
+    np.testing.assert_array_equal(got.final_obs, expected.final_obs)
+    back = two.restore(one.snapshot(moved), state)
+    np.testing.assert_array_equal(back.physics, state.physics)
+
+
+def test_counts_are_kept_when_worlds_move_to_another_number_of_devices():
+    one, two = (make_warp("Hopper-v4", 8, device="cpu", mesh=make_mesh(devices, 8)) for devices in (1, 2))
+    state, _ = jax.jit(two.reset)(jax.random.key(0))
+    state = state._replace(unstable=state.unstable + jnp.array([2, 3], jnp.int32))
+    assert two.metrics(state)["env/unstable_worlds"] == 5
+    moved = one.restore(two.snapshot(state), jax.jit(one.reset)(jax.random.key(1))[0])
+    assert one.metrics(moved)["env/unstable_worlds"] == 5
+    assert two.metrics(two.restore(one.snapshot(moved), state))["env/unstable_worlds"] == 5

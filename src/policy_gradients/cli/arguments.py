@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from policy_gradients.errors import UserError, suggest
 
@@ -44,6 +44,11 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """A whole number from 0 on, for `type=`."""
     return _at_least(0, text)
+
+
+def devices(text: str) -> int | Literal["all"]:
+    """A number of devices, or "all" (also as -1), for `type=`."""
+    return "all" if text in ("all", "-1") else positive(text)
 
 
 def _at_least(least: int, text: str) -> int:

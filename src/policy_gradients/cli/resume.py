@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from policy_gradients.cli.arguments import Parser, positive
+from policy_gradients.cli.arguments import Parser, devices, positive
 from policy_gradients.cli.runtime import start_jax
 
 
@@ -12,9 +12,10 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("resume", "Continues a run from its latest checkpoint, as if it had not stopped.")
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     parser.add_argument("--total-steps", type=positive, help="a new length of the run, in environment steps")
+    parser.add_argument("--devices", type=devices, help="another number of devices, or all")
     options = parser.parse(arguments)
     start_jax()
     from policy_gradients.cli.train import report
     from policy_gradients.training.loop import resume
 
-    return report(resume(options.run, total_steps=options.total_steps))
+    return report(resume(options.run, total_steps=options.total_steps, devices=options.devices))

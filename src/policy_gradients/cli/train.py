@@ -1,18 +1,23 @@
 """`policy-gradients train`: one run, from flags, files and presets."""
 
 import shutil
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policy_gradients.cli.runtime import start_jax
+from policy_gradients.errors import UserError
+
+if TYPE_CHECKING:
+    from policy_gradients.training.seeds import SeedRuns
 
 OPTIONS = {
     "--config": "FILE    YAML with settings, nested as in a run's config.yaml; flags override it.",
     "--preset": "NAME    Tuned settings to start from: auto (the environment's, the default), none, or a name.",
     "--run-dir": "DIR    A new or empty folder for everything that the run makes; default runs/<name>.",
+    "--seeds": "N        That many seeds, from --seed on, in one program; for environments in JAX or on Warp.",
 }
-EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
+EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143, "diverged": 1}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,10 +31,23 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if request.preset is not None:
         print(introduce(request.preset), flush=True)
+    run_dir = request.options.get("--run-dir")
+    if "--seeds" in request.options:
+        from policy_gradients.training.seeds import train_seeds
+
+        return report_seeds(train_seeds(request.experiment, _count(request.options["--seeds"]), run_dir))
     from policy_gradients.training.loop import train
 
-    run_dir = request.options.get("--run-dir")
-    return report(train(request.experiment, Path(run_dir) if run_dir else None))
+    return report(train(request.experiment, run_dir))
+
+
+def _count(text: str) -> int:
+    from policy_gradients.cli.arguments import positive
+
+    try:
+        return positive(text)
+    except ArgumentTypeError as error:
+        raise UserError(f"--seeds: {error}.") from error
 
 
 def introduce(preset: Any) -> str:
@@ -45,6 +63,27 @@ def report(finished: Any) -> int:
         print(f"Deterministic return {score} after {int(result['time/total_timesteps']):,} steps.")
     print(f"Run folder: {finished.path}")
     return EXIT_CODES.get(result.get("status", "finished"), 0)
+
+
+def report_seeds(finished: "SeedRuns") -> int:
+    """A table of what each seed reached, and their mean with its interval; the exit code."""
+    from policy_gradients.cli.envs import table
+    from policy_gradients.training.seeds import final_return
+
+    rows: list[tuple[object, ...]] = [("seed", "return", "steps", "status")]
+    for run in finished.runs:
+        steps = int(run.result.get("time/total_timesteps", 0))
+        score = f"{final_return(run.result):,.1f}"
+        rows.append((run.path.name.removeprefix("seed"), score, f"{steps:,}", run.result["status"]))
+    print(f"\n{table(rows)}\n")
+    interval = finished.interval()
+    if interval is not None:
+        print(
+            f"Mean return {interval.value:,.1f}, 95 % bootstrap interval {interval.low:,.1f} to {interval.high:,.1f} "
+            f"({len(finished.runs)} seeds)."
+        )
+    print(f"Run folders: {finished.path}/seed…")
+    return EXIT_CODES[finished.status]
 
 
 def _usage(experiment: Any) -> str:

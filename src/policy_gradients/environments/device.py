@@ -14,7 +14,7 @@ def device_environment(spec: EnvironmentSpec, reset: Callable, step: Callable) -
     """The `Environment` of a simulator written in JAX: its whole state is the pytree that `step` carries."""
 
     def snapshot(state: EnvState) -> dict[str, np.ndarray]:
-        return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_key_data(state)))}
+        return {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(key_data(state)))}
 
     def restore(arrays: Mapping[str, np.ndarray], state: EnvState) -> EnvState:
         leaves = jax.tree.leaves(state)
@@ -29,6 +29,7 @@ def device_environment(spec: EnvironmentSpec, reset: Callable, step: Callable) -
     return Environment(spec, reset, step, snapshot, restore)
 
 
-def _key_data(tree: Any) -> Any:
+def key_data(tree: Any) -> Any:
+    """The pytree with typed keys as the plain words that they are made of, which NumPy and files can hold."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)

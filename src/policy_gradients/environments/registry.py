@@ -8,13 +8,16 @@ Simulators are imported when they are asked for, never when this module is.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
 from policy_gradients.environments.suites import SUITES, installed, make_suite, suite_ids
 from policy_gradients.environments.wrappers import clip_obs, clip_rewards, rescale_actions
 from policy_gradients.environments.wrappers import frame_stack as stack_frames
 from policy_gradients.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
 """In the order in which an id is looked up; the first two share no id."""
@@ -45,6 +48,7 @@ def make(
     obs_clip: float | None = None,
     reward_clip: float | tuple[float, float] | None = None,
     evaluation: bool = False,
+    mesh: "Mesh | None" = None,
     **kwargs: Any,
 ) -> Environment:
     """`num_envs` copies of an environment, ready for a policy that draws its actions from all of ℝᴬ.
@@ -64,6 +68,8 @@ def make(
             EnvPool then clips to [−1, 1], as is usual in training.
         evaluation: True to play as scores are reported: rewards are not clipped, an Atari episode lasts until the
             game is over where in training it ends with each life, and MuJoCo's C engine steps the MuJoCo tasks.
+        mesh: Devices among which an engine that has its own memory on each (Warp) shares out its worlds. Environments
+            in JAX need to know nothing of it.
         **kwargs: The task's own options.
 
     Raises:
@@ -79,6 +85,8 @@ def make(
             steps_it, kwargs = "mujoco", {name: value for name, value in kwargs.items() if name != "device"}
     if steps_it == "envpool" and isinstance(name, str):
         kwargs, frame_stack = _atari_options(name, frame_stack, reward_clip, evaluation, kwargs)
+    if steps_it == "warp" and mesh is not None:
+        kwargs = {**kwargs, "mesh": mesh}
     env = _construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
     try:
         env = stack_frames(rescale_actions(env, action_map), frame_stack)

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped
+
+from policy_gradients.types import ENV_AXIS
 
 
 class Batch(NamedTuple):
@@ -63,13 +66,30 @@ def flatten(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
+def spread(rows: Any, axis: int = 0) -> Any:
+    """The same rows, laid out over the devices of the program's mesh, so that each computes its share of a gradient.
+
+    The arrays themselves where the program has no mesh with the axis `ENV_AXIS`, or the rows do not divide evenly.
+
+    Args:
+        rows: A pytree of arrays.
+        axis: Their axis that counts rows.
+    """
+    devices = jax.sharding.get_abstract_mesh().shape.get(ENV_AXIS, 1)
+    if devices == 1 or jax.tree.leaves(rows)[0].shape[axis] % devices:
+        return rows
+    layout = PartitionSpec(*(None,) * axis, ENV_AXIS)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), rows)
+
+
 def shuffle(key: PRNGKeyArray, rows: Any, num_minibatches: int) -> Any:
     """A fresh permutation of the rows, cut into minibatches: leaves [B, …] become [M, B/M, …].
 
-    Every row is in exactly one minibatch. B must be a multiple of M.
+    Every row is in exactly one minibatch. B must be a multiple of M. Over several devices the permutation is of all
+    rows: it costs one gathering of the batch, after which each device holds its share of every minibatch.
     """
     order = permutation(key, jax.tree.leaves(rows)[0].shape[0])
-    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), rows)
+    return spread(jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), rows), axis=1)
 
 
 def permutation(key: PRNGKeyArray, size: int) -> Int[Array, " B"]:

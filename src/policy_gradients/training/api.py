@@ -1,15 +1,17 @@
 """Training from Python in one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError
 from policy_gradients.training import loop
+from policy_gradients.training import seeds as seeds_module
 from policy_gradients.training.config import CONFIGS, EnvironmentConfig, Experiment, Hyperparameters
 from policy_gradients.training.preset import compose
 from policy_gradients.training.schema import to_plain
+from policy_gradients.training.seeds import SeedRuns
 from policy_gradients.types import ActorCritic
 
 
@@ -46,12 +48,51 @@ def train(
         EnvironmentFailure: A simulator failed; the last checkpoint is kept.
         TrainingDiverged: A number became infinite or NaN; the last checkpoint is kept.
     """
-    given = {"total_steps": total_steps, "seed": seed, **fields}
+    experiment = _experiment(config, env, total_steps=total_steps, seed=seed, **fields)
+    return loop.train(experiment, run_dir, agent=agent, make_env=make_env)
+
+
+def train_seeds(
+    config: str | Hyperparameters | Experiment = "ppo",
+    seeds: int | Sequence[int] = 5,
+    *,
+    env: str | EnvironmentConfig | None = None,
+    numbers: Mapping[str, Sequence[float]] | None = None,
+    run_dir: Path | str | None = None,
+    agent: ActorCritic | None = None,
+    make_env: Callable[[int], Environment] | None = None,
+    **fields: Any,
+) -> SeedRuns:
+    """Trains many seeds as one program, each into a folder of its own (`training.seeds.train_seeds`).
+
+    Args:
+        config: As for `train`.
+        seeds: The seeds, or how many of them.
+        env: As for `train`; an environment written in JAX, or a MuJoCo task on Warp.
+        numbers: Hyperparameters that differ between the seeds: by name, one number for each.
+        run_dir: A new or empty folder; None for one under `runs/`.
+        agent: As for `train`.
+        make_env: As for `train`.
+        **fields: Other fields of an `Experiment`, as for `train`; `seed` is the first where `seeds` says how many.
+
+    Returns:
+        The runs: `.path`, the folder above them, `.runs`, and `.interval()`, the mean of their last returns.
+
+    Raises:
+        UserError: Settings are wrong, the simulator is outside the program, or the folder cannot be used.
+        EnvironmentFailure: The engine counted too many failures; the last checkpoints are kept.
+    """
+    experiment = _experiment(config, env, **fields)
+    return seeds_module.train_seeds(experiment, seeds, run_dir, numbers=numbers, agent=agent, make_env=make_env)
+
+
+def _experiment(
+    config: str | Hyperparameters | Experiment, env: str | EnvironmentConfig | None, **given: Any
+) -> Experiment:
     asked = {name: to_plain(value) for name, value in given.items() if value is not None}
     if env is not None:
         asked["env"] = {"id": env} if isinstance(env, str) else to_plain(env)
-    experiment, _ = compose(_settings(config), asked, preset="auto" if isinstance(config, str) else "none")
-    return loop.train(experiment, run_dir, agent=agent, make_env=make_env)
+    return compose(_settings(config), asked, preset="auto" if isinstance(config, str) else "none")[0]
 
 
 def _settings(config: str | Hyperparameters | Experiment) -> Mapping[str, Any]:

@@ -117,6 +117,8 @@ class Experiment:
         total_steps: Environment steps of the whole run, over all copies, rounded up to whole updates (1e6 is MuJoCo's
             usual yardstick).
         seed: Of everything drawn at random.
+        devices: Devices among which the environments are shared out, each with its part of every gradient; "all" or −1
+            for all that JAX sees. For environments in JAX and on Warp; the results are those of one device.
         video: Film an episode at the end.
     """
 
@@ -129,6 +131,7 @@ class Experiment:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     total_steps: int = 1_000_000
     seed: int = 0
+    devices: int | Literal["all"] = 1
     video: bool = True
 
 
@@ -189,10 +192,11 @@ def to_mapping(experiment: Experiment) -> dict[str, Any]:
 def config_hash(experiment: Experiment) -> str:
     """Sixteen hexadecimal digits that name what decides the learning curve.
 
-    Seeds of one setting share it: the seed is left out, and what only watches (checkpoint, logging, video).
+    Seeds of one setting share it: the seed is left out, and so are the devices and what only watches (checkpoint,
+    logging, video).
     """
     mapping = to_mapping(parse_experiment(to_mapping(experiment)))  # 1 and 1.0 are the same setting
-    for name in ("seed", "checkpoint", "logging", "video"):
+    for name in ("seed", "devices", "checkpoint", "logging", "video"):
         del mapping[name]
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
 

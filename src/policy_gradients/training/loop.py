@@ -5,15 +5,13 @@ The seed's key is split into four streams, and update u draws from `fold_in(stre
 uninterrupted one drew.
 """
 
-import itertools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -22,16 +20,18 @@ from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
-from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
+from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
+from policy_gradients.training.devices import make_mesh, place
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.program import Program
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.rollout import Carry
+from policy_gradients.training.saving import new_folder, save_state
 from policy_gradients.training.setup import (
-    CULPRITS,
     Parts,
     RunState,
+    blame,
     build,
     forget_running_returns,
     initial_state,
@@ -82,7 +82,7 @@ def train(
     """
     validate(experiment)
     experiment, line = (experiment, "") if make_env else settle_engine(experiment)
-    run = _new_folder(experiment, run_dir)
+    run = new_folder(experiment, run_dir, f"seed{experiment.seed}")
     save_experiment(experiment, run / "config.yaml")
     session = _Session(experiment, run, agent, make_env)
     if line:
@@ -94,6 +94,7 @@ def resume(
     run_dir: Path | str,
     total_steps: int | None = None,
     *,
+    devices: int | Literal["all"] | None = None,
     agent: ActorCritic | None = None,
     make_env: Callable[[int], Environment] | None = None,
 ) -> Run:
@@ -107,6 +108,7 @@ def resume(
     Args:
         run_dir: The run's folder.
         total_steps: A new length of the run; a linear schedule then stretches to it.
+        devices: Another number of devices than before.
 
     Raises:
         UserError: No run folder, a damaged checkpoint, or a configuration that does not fit.
@@ -115,11 +117,13 @@ def resume(
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder that `train` made.")
     experiment = load_experiment(run / "config.yaml")
-    if total_steps is not None:
-        experiment = replace(experiment, total_steps=total_steps)
+    asked = {"total_steps": total_steps, "devices": devices}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if changes:
+        experiment = replace(experiment, **changes)
         validate(experiment)
     saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if any((run / "checkpoints").glob("update_*")) else None
-    if total_steps is not None:
+    if changes:
         save_experiment(experiment, run / "config.yaml")
     return _Session(experiment, run, agent, make_env).go(int(saved[1]["update"]) if saved else 0, saved)
 
@@ -138,9 +142,10 @@ class _Session:
         self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
         self.exportable = agent is None  # a bundle describes our networks only
         self.film = experiment.video and self.exportable and make_env is None
-        env = (make_env or partial(make_environment, experiment))(experiment.env.num_envs)
+        mesh = make_mesh(experiment.devices, experiment.env.num_envs)
+        env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
         try:
-            self.parts: Parts = build(experiment, env, agent)
+            self.parts: Parts = build(experiment, env, agent, mesh)
         except BaseException:
             env.close()
             raise
@@ -252,24 +257,10 @@ class _Session:
             write_policy(self.experiment, self.run / name, self.parts.env.spec, state.learner, metrics)
 
     def _save(self, state: RunState, update: int, name: str | None = None) -> None:
-        env = self.parts.env
-        arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
-        arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
-        folder = self.run / "checkpoints" / name if name else ckpt.checkpoint_folder(self.run, update)
-        manifest = {
-            "update": update,
-            "total_timesteps": int(state.learner.step),
-            "time_elapsed": self._time_elapsed(),
-            "best": self.best if math.isfinite(self.best) else None,
-            "config_hash": config_hash(self.experiment),
-            "exact_resume": env.spec.exact_resume,
-            "environment": {"id": env.spec.id, "engine": env.spec.engine, "versions": dict(env.spec.versions)},
-            "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            "cpu_count": os.cpu_count(),
-        }
-        ckpt.save_checkpoint(folder, arrays, manifest)
-        if name is None:
-            ckpt.prune_checkpoints(self.run, self.experiment.checkpoint.keep_last)
+        save_state(
+            self.run, self.experiment, self.parts.env, state, update,
+            time_elapsed=self._time_elapsed(), best=self.best, name=name,
+        )  # fmt: skip
 
     def _restore(self, state: RunState, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> RunState:
         env, source = self.parts.env, self.run
@@ -279,7 +270,8 @@ class _Session:
         if env.spec.exact_resume:
             inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
             env_state = env.restore(inner, state.carry.env_state)
-            return RunState(saved["learner"], Carry(env_state, saved["obs"], saved["episodes"]))
+            carry = Carry(env_state, saved["obs"], saved["episodes"])
+            return RunState(*place(self.parts.mesh, saved["learner"], carry))
         self.progress.message(
             f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
         )
@@ -291,30 +283,7 @@ class _Session:
         return RunState(forget_running_returns(saved["learner"]), fresh._replace(episodes=window))
 
     def _diverged(self, metrics: dict[str, float], update: int) -> TrainingDiverged:
-        culprits = [name for name in CULPRITS if metrics.get(name, 0.0) > 0 or math.isnan(metrics.get(name, 0.0))]
-        named = ", ".join(CULPRITS[name] for name in culprits) or "the gradient"
         return TrainingDiverged(
-            f"Update {update + 1} met numbers that are not finite, first in {named}. The last good checkpoint is "
-            f"{ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
+            f"Update {update + 1} met numbers that are not finite, first in {blame(metrics)}. The last good checkpoint "
+            f"is {ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
         )
-
-
-def _new_folder(experiment: Experiment, run_dir: Path | str | None) -> Path:
-    """The run's folder, made; a second run in the same second gets a number."""
-    if run_dir is None:
-        name = experiment.env.id.replace("/", "_").replace(":", "_")
-        stem = f"{experiment.algorithm}-{name}-seed{experiment.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
-    else:
-        run = Path(run_dir)
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(
-            f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
-            f"policy-gradients resume {run}"
-        )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "checkpoints").mkdir()
-    except OSError as error:
-        raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
-    return run

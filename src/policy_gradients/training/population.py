@@ -1,7 +1,7 @@
 """Many runs as one program: members that differ in their seed and in numbers among their hyperparameters.
 
-Where the environment is written in JAX, the iteration is mapped over the members; beside a simulator on the host there
-is one member. Either way the numbers are arguments of the program, so other numbers need no other program.
+Where the environment is written in JAX or on Warp, the iteration is mapped over the members; beside a simulator on the
+host there is one member. Either way the numbers are arguments of the program, so other numbers need no other program.
 """
 
 import math
@@ -66,40 +66,75 @@ def train_members(
         if experiment.evaluation.num_evaluations:
             config = replace(experiment, evaluation=replace(experiment.evaluation, stochastic_episodes=0))
             judge = Evaluation.build(config, agent, partial(make_environment, config, evaluation=True))
-        yield from _course(experiment, members, env, agent, judge, stopped)
+        due = moments(experiment)
+        for at in course(experiment, members, env, agent, due[-1], stopped):
+            if at.update in due:
+                yield np.where(at.lost, -math.inf, _returns(at, members, judge))
     finally:
         env.close()
         if judge is not None:
             judge.env.close()
 
 
-def _course(
+def _returns(at: "Stage", members: Sequence[Member], judge: Evaluation | None) -> np.ndarray:
+    """The return of each member that is not lost: in an evaluation, or else in training."""
+    if judge is None:
+        return np.asarray(at.metrics["rollout/ep_rew_mean"], np.float64)
+    told = evaluate_members(judge, members, at)
+    return np.array([each.get("eval/mean_reward", math.nan) for each in told])
+
+
+class Stage(NamedTuple):
+    """Where members stand after an update; every array has a leading axis of members [S]."""
+
+    update: int  # updates done
+    learner: LearnerState
+    carry: Carry
+    metrics: dict[str, np.ndarray]  # of this update; none before the first
+    lost: np.ndarray  # bool: has met numbers that are not finite, so that nothing of it means anything
+
+
+def course(
     experiment: Experiment,
     members: Sequence[Member],
     env: Environment,
     agent: ActorCritic,
-    judge: Evaluation | None,
-    stopped: Callable[[], object],
-) -> Generator[np.ndarray]:
+    updates: int,
+    stopped: Callable[[], object] = lambda: False,
+) -> Generator[Stage]:
+    """Members trained side by side: first where they begin, as soon as the program is compiled, then every update.
+
+    A member draws what the run of its seed alone draws. Arrays of a stage are given up when the next one is asked for.
+    A member that is lost goes on with the others, and they do not feel it.
+
+    Args:
+        experiment: What all members have in common.
+        members: One alone beside a simulator on the host.
+        env: Environments of one member; their `reset` and `step` can be mapped over members.
+        agent: The networks.
+        updates: How many.
+        stopped: Asked before every update; true ends the generator.
+    """
     numbers = {name: jnp.array([m.numbers[name] for m in members], jnp.float32) for name in members[0].numbers}
-    seeds = jnp.array([member.seed for member in members], jnp.uint32)
-    init_keys, keys, eval_keys, _ = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 4), out_axes=1)(seeds)
+    init_keys, keys, _ = _keys(members)
     start, iterate = _programs(experiment, env, agent)
     learner, carry = with_cause(start, numbers, init_keys)
-    due = moments(experiment)
+    program = iterate.lower(numbers, keys, jnp.uint32(0), learner, carry).compile()
     lost = np.zeros(len(members), bool)
-    for update in range(due[-1]):
+    yield Stage(0, learner, carry, {}, lost)
+    for update in range(updates):
         if stopped():
             return
-        learner, carry, metrics = with_cause(iterate, numbers, keys, jnp.uint32(update), learner, carry)
+        learner, carry, metrics = with_cause(program, numbers, keys, jnp.uint32(update), learner, carry)
         told = jax.device_get(metrics)
-        lost |= np.any([count > 0 for name, count in told.items() if "/nonfinite" in name], axis=0)
-        if update + 1 in due:
-            if judge is None:
-                returns = np.asarray(told["rollout/ep_rew_mean"], np.float64)
-            else:
-                returns = _evaluate(judge, jax.vmap(partial(_fold, update + 1))(eval_keys), learner, lost)
-            yield np.where(lost, -math.inf, returns)
+        lost = lost | np.any([count > 0 for name, count in told.items() if "/nonfinite" in name], axis=0)
+        yield Stage(update + 1, learner, carry, told, lost)
+
+
+def _keys(members: Sequence[Member]) -> tuple[Key, Key, Key]:
+    """Of each member, the streams of initialisation, updates and evaluations that the run of its seed has."""
+    seeds = jnp.array([member.seed for member in members], jnp.uint32)
+    return tuple(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 4), out_axes=1)(seeds))[:3]
 
 
 def _fold(update: int, key: Key) -> Key:
@@ -142,10 +177,16 @@ def _over_members(function: Callable[..., Any], axes: tuple[int | None, ...], on
     return single
 
 
-def _evaluate(judge: Evaluation, keys: Key, learner: LearnerState, lost: np.ndarray) -> np.ndarray:
-    """The deterministic policy's mean return of each member that is not lost."""
-    returns = np.full(lost.shape, np.nan)
-    for i in np.flatnonzero(~lost):
-        params, statistics = jax.tree.map(lambda x, i=i: x[i], (learner.params, learner.statistics))
-        returns[i] = judge(keys[i], params, statistics)["eval/mean_reward"]
-    return returns
+def evaluate_members(judge: Evaluation, members: Sequence[Member], at: Stage) -> list[dict[str, float]]:
+    """The `eval/…` metrics of each member, one after another; none of a member that is lost."""
+    keys = jax.vmap(partial(_fold, at.update))(_keys(members)[2])
+    return [
+        {} if lost else judge(keys[i], *of_member((at.learner.params, at.learner.statistics), i))
+        for i, lost in enumerate(at.lost)
+    ]
+
+
+@jax.jit
+def of_member(tree: Any, member: int) -> Any:
+    """One member's part of arrays [S, ...]: one small program, where indexing them would be one for each array."""
+    return jax.tree.map(lambda x: x[member], tree)

@@ -1,6 +1,6 @@
 """What a run leaves behind: evaluations, the policy bundle, the learning curve and the film."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -33,7 +33,8 @@ class Evaluation(NamedTuple):
         return cls(env, np.arange(num_envs) < config.episodes, run)
 
     def __call__(self, key: Key, params: Params, statistics: Statistics) -> dict[str, float]:
-        """`eval/…` metrics under frozen statistics."""
+        """`eval/…` metrics under frozen statistics; the parameters may lie on several devices, evaluations use one."""
+        params, statistics = jax.device_get((params, statistics))
         return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
 
 
@@ -56,15 +57,20 @@ def write_policy(
     )  # fmt: skip
 
 
-def make_pictures(experiment: Experiment, run: Path, progress: Progress, *, film: bool) -> None:
-    """curve.png and, if asked for, video.mp4; one that cannot be made is skipped with a sentence: the run succeeded."""
+def make_curve(runs: Sequence[Path], picture: Path, progress: Progress) -> None:
+    """The learning curve of runs; one that cannot be drawn is skipped with a sentence."""
     from policy_gradients.evaluation.plots import plot_runs
 
     try:
-        plot_runs([run], run / "curve.png")
-        progress.message(f"Learning curve: {run / 'curve.png'}")
+        plot_runs(runs, picture)
+        progress.message(f"Learning curve: {picture}")
     except UserError as error:
         progress.message(f"No learning curve: {error}")
+
+
+def make_pictures(experiment: Experiment, run: Path, progress: Progress, *, film: bool) -> None:
+    """curve.png and, if asked for, video.mp4; one that cannot be made is skipped with a sentence: the run succeeded."""
+    make_curve([run], run / "curve.png", progress)
     if not film:
         return
     from policy_gradients.deployment.numpy_policy import load_policy

@@ -69,6 +69,7 @@ RANGES = {
     "checkpoint.num_checkpoints": AT_LEAST_ONE,
     "checkpoint.keep_last": AT_LEAST_ONE,
     "total_steps": AT_LEAST_ONE,
+    "devices": Range("1 or more, or all", lambda x: x in ("all", -1) or x >= 1),
     "seed": Range("a whole number from 0 to 2³² − 1", lambda x: 0 <= x < 2**32),
 }
 """The range of each number, whichever algorithm it belongs to; `none` is always fine where the type allows it."""

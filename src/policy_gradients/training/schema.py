@@ -99,7 +99,8 @@ def explain(kind: Any) -> str:
     if kind in named:
         return named[kind]
     if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+        choices = ", ".join(map(str, typing.get_args(kind)))
+        return f"one of {choices}" if len(typing.get_args(kind)) > 1 else choices
     if typing.get_origin(kind) is tuple:
         items = typing.get_args(kind)
         plural = explain(items[0]).removeprefix("a ") + "s"
@@ -216,9 +217,13 @@ def _scalar(kind: Any, data: Any) -> bool | int | float | str:
 
 
 def _one_of(kinds: list[Any], data: Any) -> bool | int | float | str:
-    """The value as the one of several types that it is already, or as the only one."""
+    """The value as the one of several types that it is already, or as the only one, or as the only one but names."""
     if len(kinds) == 1:
         return _scalar(kinds[0], data)
+    named = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    if len(named) == len(kinds) - 1:
+        known = any(data in typing.get_args(kind) for kind in named if isinstance(data, str))
+        return data if known else _scalar(next(kind for kind in kinds if kind not in named), data)
     if float in kinds and isinstance(data, str) and _EXPONENT_FORM.fullmatch(data):
         return float(data)
     if type(data) in kinds:

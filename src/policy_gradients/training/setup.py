@@ -1,12 +1,13 @@
 """From an `Experiment` to the parts of a run: environment, networks, algorithm, and the one compiled iteration."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from policy_gradients import compilation
 from policy_gradients.algorithms import a2c, ppo, reinforce, trpo, vmpo
@@ -15,6 +16,7 @@ from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.batches import masked_mean
 from policy_gradients.networks.actor_critic import actor_critic, resolve_distribution
+from policy_gradients.training import devices
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.rollout import Carry, init_carry, rollout, rollout_metrics
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Transition
@@ -39,6 +41,12 @@ CULPRITS = {
 """Where numbers that are not finite can enter, in the order of the data flow, by the metric that shows it."""
 
 
+def blame(metrics: Mapping[str, float]) -> str:
+    """Where numbers that are not finite entered first, in words; by the metrics of the update that met them."""
+    culprits = [name for name in CULPRITS if metrics.get(name, 0.0) > 0 or math.isnan(metrics.get(name, 0.0))]
+    return ", ".join(CULPRITS[name] for name in culprits) or "the gradient"
+
+
 class Parts(NamedTuple):
     """What a run is made of."""
 
@@ -46,6 +54,7 @@ class Parts(NamedTuple):
     agent: ActorCritic
     algorithm: Algorithm
     iteration: Any  # jitted: (key, learner, carry) -> (learner, carry, metrics)
+    mesh: Mesh | None = None  # the devices over which the environments are spread; None for one
 
 
 class RunState(NamedTuple):
@@ -55,7 +64,9 @@ class RunState(NamedTuple):
     carry: Carry
 
 
-def make_environment(experiment: Experiment, num_envs: int, *, evaluation: bool = False) -> Environment:
+def make_environment(
+    experiment: Experiment, num_envs: int, *, evaluation: bool = False, mesh: Mesh | None = None
+) -> Environment:
     """`num_envs` copies of the experiment's environment, with its wrappers.
 
     For `evaluation`, scores are as the field reports them: rewards unclipped, whole games (`registry.make`).
@@ -69,7 +80,7 @@ def make_environment(experiment: Experiment, num_envs: int, *, evaluation: bool 
     return make(
         env.id, num_envs, engine=env.engine, action_map=action_map, num_threads=env.num_threads,
         max_episode_steps=env.max_episode_steps, frame_stack=env.frame_stack, obs_clip=env.obs_clip,
-        reward_clip=env.reward_clip, evaluation=evaluation, **env.kwargs,
+        reward_clip=env.reward_clip, evaluation=evaluation, mesh=mesh, **env.kwargs,
     )  # fmt: skip
 
 
@@ -90,13 +101,19 @@ def make_agent(experiment: Experiment, spec: EnvironmentSpec) -> ActorCritic:
     return actor_critic(obs, space.shape, None if isinstance(space, Box) else space.n, experiment.network)
 
 
-def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = None) -> Parts:
-    """The parts of a run; `agent` overrides the experiment's networks.
+def build(
+    experiment: Experiment, env: Environment, agent: ActorCritic | None = None, mesh: Mesh | None = None
+) -> Parts:
+    """The parts of a run; `agent` overrides the experiment's networks, and a mesh spreads the environments.
 
     The iteration is rollout and update as **one** program: `iteration(key, learner, carry)`. Its buffers are reused
     in place where the environment lives on the device; beside a host simulator the inputs stay, so that a simulator
     that fails loses nothing.
+
+    Raises:
+        UserError: The networks do not suit the environment, or its simulator cannot be spread over the mesh.
     """
+    devices.check_spreads(env.spec, mesh)
     config = experiment.hyperparameters
     agent = agent or make_agent(experiment, env.spec)
     constructor = CONSTRUCTORS[experiment.algorithm]
@@ -113,7 +130,8 @@ def build(experiment: Experiment, env: Environment, agent: ActorCritic | None = 
         seen |= env.metrics(after.env_state)
         return learner, after, {**metrics, **seen}
 
-    return Parts(env, agent, algorithm, jax.jit(iteration, donate_argnums=() if env.spec.on_host else (1, 2)))
+    donated = () if env.spec.on_host else (1, 2)
+    return Parts(env, agent, algorithm, jax.jit(devices.over(mesh, iteration), donate_argnums=donated), mesh)
 
 
 def _nonfinite(trajectory: Transition) -> Metrics:
@@ -141,7 +159,7 @@ def initial_state(parts: Parts, key: Key) -> RunState:
     """A learner that knows nothing and environments that have just been reset."""
     learner_key, env_key = jax.random.split(key)
     learner = jax.jit(parts.algorithm.init, compiler_options=compilation.for_few_runs())(learner_key)
-    return RunState(learner, with_cause(start_environments, parts.env, env_key))
+    return RunState(*devices.place(parts.mesh, learner, with_cause(start_environments, parts.env, env_key)))
 
 
 def start_environments(env: Environment, key: Key) -> Carry:

@@ -121,7 +121,7 @@ def run_sweep(sweep: Sweep, folder: Path, tell: Tell = lambda outcome, best: Non
 
 
 def runs_together(sweep: Sweep, spec: EnvironmentSpec) -> bool:
-    """Whether trials fit into one program: the environment is in JAX, and they differ in numbers only."""
+    """Whether trials fit into one program: the environment is in JAX or on Warp, and they differ in numbers only."""
     return not spec.on_host and all(is_number(sweep.experiment, dimension.path) for dimension in sweep.space)
 
 

@@ -15,6 +15,9 @@ _NEWS = {
     "env/unstable_worlds": "worlds met NaN or huge numbers and were reset; nothing is learnt from those steps",
 }
 
+COUNTED = tuple(_NEWS)
+"""Metrics that count what goes wrong in an engine."""
+
 
 def settle_engine(experiment: Experiment) -> tuple[Experiment, str]:
     """The experiment with `env.engine` as this machine decides it, and the line that says so.

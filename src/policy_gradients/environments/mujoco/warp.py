@@ -5,17 +5,21 @@ Warp's (`warp_physics`). Everything is inside the compiled program.
 """
 
 import importlib.metadata
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from policy_gradients.environments.base import Array, Environment, Step
-from policy_gradients.environments.device import device_environment
+from policy_gradients.environments.device import device_environment, key_data
+from policy_gradients.environments.devices import over_devices
 from policy_gradients.environments.mujoco.specification import specification
 from policy_gradients.environments.mujoco.tasks import Rules, Task, load_task
-from policy_gradients.environments.mujoco.warp_device import announce_kernels, check_room, import_warp, pick_device
+from policy_gradients.environments.mujoco.warp_device import announce_kernels, import_warp, pick_devices
 from policy_gradients.errors import UserError
 
 HUGE = 1e10
@@ -45,7 +49,12 @@ class WarpState(NamedTuple):
 
 
 def make_warp(
-    id: str, num_envs: int, max_episode_steps: int | None = None, device: str | None = None, **options: Any
+    id: str,
+    num_envs: int,
+    max_episode_steps: int | None = None,
+    device: str | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
 ) -> Environment:
     """A MuJoCo task as an `Environment` of `num_envs` worlds on a GPU.
 
@@ -63,6 +72,7 @@ def make_warp(
         max_episode_steps: Environment steps after which an episode is truncated; None for the task's own.
         device: Warp's name of a device; None for JAX's default GPU. "cpu" is for tests: some fifty times slower than
             the C engine.
+        mesh: Several devices, each of which steps its share of the worlds with an engine of its own.
         **options: Gymnasium's keyword arguments that change the task.
 
     Raises:
@@ -77,35 +87,52 @@ def make_warp(
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UserError(f"{name} is a whole number of 1 or more, but {value!r} came.")
     warp = import_warp()
-    where = pick_device(warp, device)
-    check_room(warp, task, num_envs, where)
-    announce_kernels(warp, task, where)
-    worlds = _Worlds(task, num_envs, limit, where)
+    devices = pick_devices(warp, device, mesh)
+    share = num_envs // (1 if mesh is None else mesh.size)
+    announce_kernels(warp, task, devices[0])
+    worlds = _Worlds(task, share, limit, devices)
     versions = {"mujoco-warp": importlib.metadata.version("mujoco-warp"), "warp-lang": warp.__version__}
-    spec = specification(task, "warp", num_envs, limit, on_host=False, **versions)
+    spec = specification(task, "warp", share, limit, on_host=False, **versions)
     env = device_environment(spec, worlds.reset, worlds.step)
-    return env._replace(metrics=_metrics)
+    if mesh is not None:
+        env = over_devices(env, mesh)
+    return env._replace(metrics=_metrics, restore=partial(_restore, env))
 
 
 def _metrics(state: WarpState) -> dict[str, Array]:
-    return {
-        "env/unstable_worlds": state.unstable.astype(jnp.float32),
-        "env/overflows": state.overflows.astype(jnp.float32),
-    }
+    counts = {"env/unstable_worlds": state.unstable, "env/overflows": state.overflows}
+    return {name: jnp.sum(count).astype(jnp.float32) for name, count in counts.items()}
+
+
+def _restore(env: Environment, arrays: Mapping[str, np.ndarray], state: WarpState) -> WarpState:
+    """The saved state; on another number of devices, its worlds, beside first states drawn anew."""
+    leaves, structure = jax.tree.flatten(state)
+    as_saved = [np.shape(arrays[str(i)]) == np.shape(leaf) for i, leaf in enumerate(key_data(leaves))]
+    if all(as_saved):
+        return env.restore(arrays, state)
+    saved = jax.tree.unflatten(structure, [arrays[str(i)] for i in range(len(leaves))])
+    whole = {name: jnp.asarray(getattr(saved, name)) for name in ("physics", "before", "elapsed")}
+    first = jnp.arange(state.unstable.size).reshape(state.unstable.shape) == 0
+    counts = {name: jnp.where(first, getattr(saved, name).sum(), 0) for name in ("unstable", "overflows")}
+    return state._replace(
+        **{name: x.reshape(getattr(state, name).shape) for name, x in whole.items()},
+        **{name: x.astype(jnp.int32) for name, x in counts.items()},
+        clock=jnp.full_like(state.clock, saved.clock.max()),
+    )
 
 
 class _Worlds:
     """`reset` and `step` of N worlds, as pure functions."""
 
-    def __init__(self, task: Task, num_envs: int, limit: int, device: Any) -> None:
+    def __init__(self, task: Task, num_envs: int, limit: int, devices: Sequence[Any]) -> None:
         from policy_gradients.environments.mujoco.warp_physics import WarpPhysics
 
         self._rules, self._limit, self._n = task.rules, limit, num_envs
         self._nv = task.model.nv
-        self._moving = WarpPhysics(task, num_envs, device, moves=True)
+        self._moving = WarpPhysics(task, num_envs, devices, moves=True)
         self._still: WarpPhysics | None = None
         if not set(task.rules.reads) <= {"qpos", "qvel", "ctrl"}:
-            self._still = WarpPhysics(task, max(1, num_envs // 32), device, moves=False)
+            self._still = WarpPhysics(task, max(1, num_envs // 32), devices, moves=False)
 
     def reset(self, key: Array) -> tuple[WarpState, Array]:
         """All worlds at the start of an episode."""

@@ -4,10 +4,13 @@ import hashlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policy_gradients.environments.mujoco.tasks import Task
 from policy_gradients.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 ENGINES = ("auto", "batch", "warp")
 """What `engine` may be for a MuJoCo task."""
@@ -97,6 +100,20 @@ def pick_device(warp: Any, name: str | None) -> Any:
             "(nvidia-smi shows yours). Update the driver, or choose --engine batch."
         )
     return warp.device_from_jax(jax.devices()[0])
+
+
+def pick_devices(warp: Any, name: str | None, mesh: "Mesh | None") -> list[Any]:
+    """Warp's devices for the devices of a mesh, each once; without a mesh the one of `pick_device`.
+
+    Raises:
+        UserError: As `pick_device`; or one device is named where there are several.
+    """
+    if mesh is None:
+        return [pick_device(warp, name)]
+    if name not in (None, "cpu"):
+        raise UserError(f"The option device names one device, {name!r}; leave it out, or give --devices 1.")
+    pick_device(warp, name)
+    return list({str(where): where for where in map(warp.device_from_jax, mesh.devices.flat)}.values())
 
 
 def check_room(warp: Any, task: Task, num_envs: int, device: Any) -> None:

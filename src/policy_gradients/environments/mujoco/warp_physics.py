@@ -10,18 +10,23 @@ Importing this module imports Warp (0.5 s) and makes its plane-capsule contacts 
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import mujoco_warp as mjw
 import warp as wp
 
+from policy_gradients.environments.mujoco import warp_kernels
 from policy_gradients.environments.mujoco.models import import_mujoco
 from policy_gradients.environments.mujoco.tasks import Task
+from policy_gradients.environments.mujoco.warp_device import check_room
 from policy_gradients.environments.mujoco.warp_kernels import put, take
 
 mujoco = import_mujoco()
 Array = Any
+Call: TypeAlias = Callable[..., list[Array]]  # (packed state, control) -> [packed results, overflow]
 
 
 class Moved(NamedTuple):
@@ -59,25 +64,30 @@ CAPACITIES = {
 
 
 class WarpPhysics:
-    """N worlds of a task's model. `step` and `forward` can be traced; they allow no `jax.vmap` and no gradients.
+    """N worlds of a task's model. `step` and `forward` can be traced, and mapped with `jax.vmap`; no gradients.
+
+    Mapped over S members, the calls of all are one call of an engine of S·N worlds, which is made when it is traced.
 
     Attributes:
         num_worlds: N.
     """
 
-    def __init__(self, task: Task, num_worlds: int, device: Any, *, moves: bool) -> None:
+    def __init__(self, task: Task, num_worlds: int, devices: Sequence[Any], *, moves: bool) -> None:
         """Allocates the worlds, compiles the kernels that are not cached and records the launches.
 
         Args:
             task: The task.
-            num_worlds: N.
-            device: Warp's device, "cuda:0" or "cpu".
+            num_worlds: N, on each device.
+            devices: Warp's devices, "cuda:0" or "cpu". A call runs on the one on which its arrays are.
             moves: True for `step`, False for `forward`.
         """
         self._model, self.num_worlds = task.model, num_worlds
         self._derived = tuple(name for name in task.rules.reads if name not in ("qpos", "qvel", "ctrl"))
-        self._program = _Program(task, num_worlds, self._derived, device, moves=moves)
-        self._call = self._callable()
+        self._shapes = {name: getattr(mujoco.MjData(task.model), name).shape for name in self._derived}
+        self._make = partial(_Program, task, derived=self._derived, moves=moves)
+        self._task, self._devices = task, devices
+        self._calls: dict[int, Call] = {}  # by number of worlds
+        self._call = self._mappable(num_worlds)
 
     def step(self, state: Array, control: Array) -> Moved:
         """One environment step: `frame_skip` steps of the physics.
@@ -101,14 +111,35 @@ class WarpPhysics:
         found = {"qpos": packed[:, :nq], "qvel": packed[:, nq : nq + nv], "ctrl": control}
         start = nq + 2 * nv
         for name in self._derived:
-            shape = self._program.shapes[name]
+            shape = self._shapes[name]
             width = _size(shape)
             found[name] = packed[:, start : start + width].reshape(-1, *shape)
             start += width
         return found
 
-    def _callable(self) -> Callable[[Array, Array], Sequence[Array]]:
-        program, n = self._program, self.num_worlds
+    def _mappable(self, n: int) -> Call:
+        """The call of an engine of n worlds; under `vmap`, of one with as many times more."""
+        call = jax.custom_batching.custom_vmap(self._call_of(n))
+
+        @call.def_vmap
+        def fold(axis_size: int, in_batched: Sequence[bool], *arrays: Array) -> tuple[list[Array], list[bool]]:
+            mapped = [
+                x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+                for x, batched in zip(arrays, in_batched, strict=True)
+            ]
+            results = self._mappable(axis_size * n)(*(x.reshape(axis_size * n, *x.shape[2:]) for x in mapped))
+            return [x.reshape(axis_size, n, *x.shape[1:]) for x in results], [True] * len(results)
+
+        return call
+
+    def _call_of(self, n: int) -> Call:
+        """A traceable call of n worlds, on whichever device its arrays are; made once."""
+        if n in self._calls:
+            return self._calls[n]
+        for device in self._devices:
+            check_room(wp, self._task, n, device)
+        made = [self._make(num_worlds=n, device=device) for device in self._devices]
+        first, programs = made[0], {str(program.device): program for program in made}
 
         def run(
             state: wp.array2d(dtype=float),  # type: ignore[valid-type]
@@ -116,27 +147,27 @@ class WarpPhysics:
             packed: wp.array2d(dtype=float),  # type: ignore[valid-type]
             overflow: wp.array(dtype=int),  # type: ignore[valid-type]
         ) -> None:
-            program.run(state, control, packed, overflow)
+            programs.get(str(packed.device), first).run(state, control, packed, overflow)
 
-        dims = {"packed": (n, program.width), "overflow": (n,)}
+        dims = {"packed": (n, first.width), "overflow": (n,)}
         mode = wp.JaxCallableGraphMode.NONE  # the program has its own graph
-        return wp.jax_callable(run, num_outputs=2, graph_mode=mode, output_dims=dims, vmap_method=None)
+        call = wp.jax_callable(run, num_outputs=2, graph_mode=mode, output_dims=dims, vmap_method=None)
+        self._calls[n] = lambda state, control: list(call(state, control))
+        return self._calls[n]
 
 
 class _Program:
     """The engine's buffers on one device, and the launches of one call over them."""
 
-    def __init__(self, task: Task, num_worlds: int, derived: tuple[str, ...], device: Any, *, moves: bool) -> None:
+    def __init__(self, task: Task, *, num_worlds: int, derived: tuple[str, ...], device: Any, moves: bool) -> None:
         self._frame_skip = task.frame_skip if moves else 0
         self._forces = moves and "cfrc_ext" in derived
-        self._device, self._graph = wp.get_device(device), None
-        with wp.ScopedDevice(self._device):
+        self.device, self._graph = wp.get_device(device), None
+        with wp.ScopedDevice(self.device):
             self._model = mjw.put_model(_for_warp(task.model))
             self._model.opt.warn_overflow = 0  # counted, not printed
             self._model.opt.run_qacc_smooth = False  # Newton starts from the warm start, 5 % faster for Humanoid
             self._data = _make_data(task, num_worlds)
-        template = mujoco.MjData(task.model)
-        self.shapes = {name: getattr(template, name).shape for name in derived}
         data = self._data
         self._state = [data.qpos, data.qvel, data.qacc_warmstart]
         self._out = [*self._state, *(_as_floats(getattr(data, name)) for name in derived)]
@@ -145,10 +176,11 @@ class _Program:
 
     def _record(self) -> None:
         """Loads every kernel by running once, then records the launches where the device has graphs."""
-        with wp.ScopedDevice(self._device):
+        wp.load_module(warp_kernels, device=self.device)
+        with wp.ScopedDevice(self.device):
             self._advance()
-            wp.synchronize_device(self._device)
-            if self._device.is_cuda:
+            wp.synchronize_device(self.device)
+            if self.device.is_cuda:
                 with wp.ScopedCapture(force_module_load=False) as capture:
                     self._advance()
                 self._graph = capture.graph
@@ -167,17 +199,17 @@ class _Program:
         """Copies in, advances, copies out, on the device's current stream."""
         start = 0
         for part in self._state:
-            wp.launch(take, dim=part.shape, inputs=[state, start], outputs=[part], device=self._device)
+            wp.launch(take, dim=part.shape, inputs=[state, start], outputs=[part], device=self.device)
             start += part.shape[1]
         wp.copy(self._data.ctrl, control)
         if self._graph is None:
-            with wp.ScopedDevice(self._device):
+            with wp.ScopedDevice(self.device):
                 self._advance()
         else:
             wp.capture_launch(self._graph)
         start = 0
         for part in self._out:
-            wp.launch(put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self._device)
+            wp.launch(put, dim=part.shape, inputs=[part, start], outputs=[packed], device=self.device)
             start += part.shape[1]
         wp.copy(overflow, self._data.overflow)
 

@@ -1,0 +1,47 @@
+"""A simulator on each of several devices as one `Environment`: `over_devices`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from policy_gradients.environments.base import Array, Environment, EnvState, Step
+from policy_gradients.environments.device import device_environment
+from policy_gradients.types import ENV_AXIS
+
+
+def over_devices(share: Environment, mesh: Mesh) -> Environment:
+    """D batches of n copies, one on each device of a mesh, as one environment of N = D·n copies.
+
+    The compiler can split arrays of its own among devices, but no call into a simulator. So each device runs `reset`
+    and `step` of its share by itself, and sends nothing to the others. Share i draws from fold_in(key, i). Copies of
+    one share lie next to each other, and every array of the share's state has a leading axis of shares [D, ...].
+
+    Args:
+        share: n copies, whose `reset` and `step` run on whichever device calls them. Its `metrics`, `snapshot` and
+            `restore` are given up: only the simulator knows what its state's arrays mean for all shares together.
+        mesh: The devices, along the axis `ENV_AXIS`.
+    """
+    spread = PartitionSpec(ENV_AXIS)
+
+    def reset(key: Array) -> tuple[EnvState, Array]:
+        state, obs = share.reset(jax.random.fold_in(key, jax.lax.axis_index(ENV_AXIS)))
+        return _lead(state), obs
+
+    def step(state: EnvState, action: Array) -> tuple[EnvState, Step]:
+        state, out = share.step(jax.tree.map(lambda x: x[0], state), action)
+        return _lead(state), out
+
+    def on_each(function: Callable[..., Any], *inputs: PartitionSpec) -> Callable[..., Any]:
+        # A foreign call does not say over which axes its results vary, so that is not checked.
+        return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=spread, check_vma=False)
+
+    spec = dataclasses.replace(share.spec, num_envs=mesh.size * share.spec.num_envs)
+    env = device_environment(spec, on_each(reset, PartitionSpec()), on_each(step, spread, spread))
+    return env._replace(close=share.close)
+
+
+def _lead(state: EnvState) -> EnvState:
+    return jax.tree.map(lambda x: x[None], state)

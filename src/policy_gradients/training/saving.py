@@ -1,0 +1,90 @@
+"""Where a run lies, and what a checkpoint of it holds."""
+
+import itertools
+import math
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from policy_gradients.environments.base import Environment
+from policy_gradients.errors import UserError
+from policy_gradients.training import checkpoint as ckpt
+from policy_gradients.training.config import Experiment, config_hash
+from policy_gradients.training.setup import RunState
+
+
+def save_state(
+    run: Path,
+    experiment: Experiment,
+    env: Environment,
+    state: RunState,
+    update: int,
+    *,
+    time_elapsed: float,
+    best: float,
+    name: str | None = None,
+) -> None:
+    """Writes a checkpoint of a run, and deletes those that are too old to keep.
+
+    Args:
+        run: Its folder.
+        experiment: Its settings.
+        env: Its environments, of which `state` is a state.
+        state: All that changes.
+        update: Updates done.
+        time_elapsed: Seconds that the run has taken.
+        best: The highest evaluation so far; −∞ for none.
+        name: A name of its own, which is never deleted; None for one among the latest.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
+    arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
+    folder = run / "checkpoints" / name if name else ckpt.checkpoint_folder(run, update)
+    manifest = {
+        "update": update,
+        "total_timesteps": int(state.learner.step),
+        "time_elapsed": time_elapsed,
+        "best": best if math.isfinite(best) else None,
+        "config_hash": config_hash(experiment),
+        "exact_resume": env.spec.exact_resume,
+        "environment": {"id": env.spec.id, "engine": env.spec.engine, "versions": dict(env.spec.versions)},
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "cpu_count": os.cpu_count(),
+    }
+    ckpt.save_checkpoint(folder, arrays, manifest)
+    if name is None:
+        ckpt.prune_checkpoints(run, experiment.checkpoint.keep_last)
+
+
+def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -> Path:
+    """A folder for a run, made; a second one in the same second gets a number.
+
+    Args:
+        experiment: What its name tells.
+        run_dir: The folder asked for, new or empty; None for one under `runs/`.
+        seeds: How its name tells the seed.
+
+    Raises:
+        UserError: It holds something already, or cannot be made.
+    """
+    if run_dir is None:
+        name = experiment.env.id.replace("/", "_").replace(":", "_")
+        stem = f"{experiment.algorithm}-{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
+    else:
+        run = Path(run_dir)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(
+            f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
+            f"policy-gradients resume {run}"
+        )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
+    return run
