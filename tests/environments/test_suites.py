@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from policy_gradients.environments import envpool
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure
 from policy_gradients.environments.registry import describe, environments, make, resolve, settle
 from policy_gradients.environments.suites import SUITES, installed
@@ -30,7 +31,8 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(autouse=True)
 def suites(monkeypatch):
-    """As on a machine where all four are installed."""
+    """As on a machine where all four are installed, and EnvPool is not."""
+    monkeypatch.setattr(envpool, "installed", lambda: False)
     found = fake_suites.modules()
     for name, module in found.items():
         monkeypatch.setitem(sys.modules, name, module)
