@@ -96,12 +96,12 @@ class Brax:
     def mj_model(self):
         return mujoco.MjModel.from_xml_string(BODY)
 
-    def __init__(self, backend="generalized", private=False):
-        self.backend, self.private = backend, private
+    def __init__(self, backend="generalized", parts=()):
+        self.backend, self.parts = backend, parts
 
     def seen(self, x, time):
         obs = observe(x, time)
-        return {"privileged_state": obs * 9, "state": obs} if self.private else obs
+        return {part: obs if part == "state" else 9 * obs for part in self.parts} if self.parts else obs
 
     def reset(self, key):
         x = draw(key)
@@ -152,12 +152,12 @@ class Configuration(dict):
         return dict(self)
 
 
-def playground_registry(private, robots_at):
+def playground_registry(parts, robots_at):
     made = {}
 
     def load(id, config_overrides):
         made["overrides"] = config_overrides
-        return Brax(private=private)
+        return Brax(parts=parts)
 
     config = Configuration(episode_length=LIMIT, impl="warp", reward_config={"scales": {"energy": 1.0}})
     return types.SimpleNamespace(
@@ -170,7 +170,7 @@ def playground_registry(private, robots_at):
     )
 
 
-def modules(private=False, robots_at="/nowhere"):
+def modules(parts=(), robots_at="/nowhere"):
     """All four suites as modules by name, to be put where Python looks for imported ones."""
 
     def gymnax_make(id, **arguments):
@@ -186,7 +186,7 @@ def modules(private=False, robots_at="/nowhere"):
         "gymnax.registration": {"registered_envs": ["Fake-v0", "Merging-v0"]},
         "brax": {},
         "brax.envs": {"_envs": brax_envs, "get_environment": lambda id, **options: brax_envs[id](**options)},
-        "mujoco_playground": {"registry": playground_registry(private, robots_at)},
+        "mujoco_playground": {"registry": playground_registry(parts, robots_at)},
         "jumanji": {"make": lambda id, **options: Jumanji(**options), "registered_environments": lambda: {"Fake-v1"}},
     }
     made = {}

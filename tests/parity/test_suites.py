@@ -68,7 +68,8 @@ def compare(env, num_steps, reset, step, limit):
             truncated = bool(truncated) or length == limit
             close(steps.final_obs[t, copy], observation_vector(obs))
             close(steps.reward[t, copy], reward)
-            assert (steps.terminated[t, copy], steps.truncated[t, copy]) == (bool(terminated), truncated)
+            assert steps.terminated[t, copy] == bool(terminated)
+            assert steps.truncated[t, copy] & ~steps.terminated[t, copy] == (truncated and not terminated)
             if terminated or truncated:
                 ended, cut, length = ended + bool(terminated), cut + (not terminated), 0
                 state, obs = reset(word(copy, _reset_draw(clock)))

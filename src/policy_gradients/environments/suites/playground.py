@@ -86,5 +86,5 @@ def _seen(id: str, obs: Any) -> Any:
     if not isinstance(obs, Mapping):
         return obs
     if _SEEN not in obs:
-        raise ValueError(f"its observation has {', '.join(obs)}, but no {_SEEN!r}, which is what a policy sees here")
+        raise UserError(f"playground:{id} shows {', '.join(obs)} and no {_SEEN!r}, which is what a policy sees here.")
     return obs[_SEEN]

@@ -59,7 +59,7 @@ def suite_environment(
     """A suite's environment as `num_envs` copies that reset themselves; copies out of control are reset and counted.
 
     Raises:
-        UserError: The observation holds no numbers, or the rewards are several.
+        UserError: The rewards are several, or nothing in the observation is for a policy.
         EnvironmentFailure: `reset` or `step` cannot be traced.
     """
 
@@ -144,7 +144,9 @@ def _traced(suite: str, id: str, reset: Callable, step: Callable, actions: Space
         key = jax.eval_shape(lambda: jax.random.key(0))
         state, obs = jax.eval_shape(reset, key)
         _, _, reward, *_ = jax.eval_shape(step, key, state, jax.ShapeDtypeStruct(actions.shape, actions.dtype))
-    except Exception as error:
+    except UserError:
+        raise
+    except Exception as error:  # a suite may raise anything
         raise EnvironmentFailure(
             f"{suite}:{id} cannot be run with JAX {jax.__version__}: {type(error).__name__}: {_first_line(error)}"
         ) from error
