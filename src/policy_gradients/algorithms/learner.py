@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from policy_gradients.algorithms.diagnostics import learning_metrics
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import gae
-from policy_gradients.estimation.batches import Batch, flatten, known_zero, masked_mean, spread
+from policy_gradients.estimation.batches import Batch, known_zero, masked_mean, pool
 from policy_gradients.optimization.schedules import current_rate
 from policy_gradients.types import ActorCritic, Array, Distribution, Key, LearnerState, Metrics, Params, Transition
 
@@ -129,7 +129,7 @@ def one_step(
         state: The learner.
         batch: Leading axes [T, N].
     """
-    (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, spread(flatten(batch)))
+    (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, pool(batch))
     rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
     flat, unravel = ravel_pytree(state.params)
     learner = flat, state.opt_state

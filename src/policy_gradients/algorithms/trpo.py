@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from policy_gradients.algorithms.learner import finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
-from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, spread, standardize
+from policy_gradients.estimation.batches import Batch, flatten, masked_means, pool, shuffle, standardize
 from policy_gradients.optimization.conjugate_gradient import conjugate_gradient
 from policy_gradients.optimization.fisher import fisher_vector_product
 from policy_gradients.optimization.line_search import backtrack
@@ -139,7 +139,7 @@ def trpo(agent: ActorCritic, config: TRPOConfig, *, num_envs: int, total_steps: 
         seen = norm.normalize_transition(config.normalization, state.statistics, trajectory)
         judged = judge(agent, config, state.params, state.statistics, seen)
         advantage = standardize(judged.advantage, seen.valid) if config.advantages == "batch" else judged.advantage
-        batch = spread(flatten(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid)))
+        batch = pool(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid))
         flat, unravel = ravel_pytree(state.params)
 
         with jax.default_matmul_precision("highest"):  # conjugate directions are lost at lower precision
@@ -154,7 +154,7 @@ def trpo(agent: ActorCritic, config: TRPOConfig, *, num_envs: int, total_steps: 
             return (theta - rate * jnp.asarray(step), opt_state), loss
 
         def epoch(critic: tuple, epoch_key: Key) -> tuple[tuple, Array]:
-            rows = CriticRows(batch.obs, batch.target, batch.valid)
+            rows = flatten(CriticRows(seen.obs, judged.target, seen.valid))
             return jax.lax.scan(fit, critic, shuffle(epoch_key, rows, config.num_minibatches))
 
         keys = jax.random.split(key, config.value_epochs)

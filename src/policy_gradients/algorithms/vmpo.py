@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from policy_gradients.algorithms.learner import LOSS_METRICS, STEP_METRICS, descend, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
-from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, spread, standardize
+from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, standardize
 from policy_gradients.estimation.weights import best_half, exponential_weights, temperature_loss, weight_metrics
 from policy_gradients.optimization.duals import Duals, positive, raw_of
 from policy_gradients.optimization.schedules import current_rate
@@ -132,7 +132,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         seen = norm.normalize_transition(config.normalization, state.statistics, trajectory)
         judged = judge(agent, config, unravel(own.online), state.statistics, seen)
         advantage = standardize(judged.advantage, seen.valid) if config.advantages == "batch" else judged.advantage
-        batch = spread(flatten(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid)))
+        batch = flatten(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid))
         old = agent.policy(state.params, batch.obs)
         selected = best_half(batch.advantage, batch.valid)
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)

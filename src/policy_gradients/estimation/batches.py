@@ -66,6 +66,17 @@ def flatten(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
+def pool(tree: Any) -> Any:
+    """[T, N, …] arrays as rows [T·N, …] for means over all of them, in whichever order needs nothing sent.
+
+    Over several devices the rows of an environment stay together on its device; `flatten` would put the rows of a step
+    together, which lie on all of them.
+    """
+    if _devices() == 1:
+        return flatten(tree)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), spread(tree, axis=1))
+
+
 def spread(rows: Any, axis: int = 0) -> Any:
     """The same rows, laid out over the devices of the program's mesh, so that each computes its share of a gradient.
 
@@ -75,11 +86,16 @@ def spread(rows: Any, axis: int = 0) -> Any:
         rows: A pytree of arrays.
         axis: Their axis that counts rows.
     """
-    devices = jax.sharding.get_abstract_mesh().shape.get(ENV_AXIS, 1)
+    devices = _devices()
     if devices == 1 or jax.tree.leaves(rows)[0].shape[axis] % devices:
         return rows
     layout = PartitionSpec(*(None,) * axis, ENV_AXIS)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), rows)
+
+
+def _devices() -> int:
+    """Over how many devices the program that is being traced spreads environments."""
+    return jax.sharding.get_abstract_mesh().shape.get(ENV_AXIS, 1)
 
 
 def shuffle(key: PRNGKeyArray, rows: Any, num_minibatches: int) -> Any:
