@@ -129,7 +129,7 @@ def test_the_preset_is_told_in_one_line(run, train):
 
 def test_the_run_folder_is_passed_on(train, tmp_path):
     train("ppo", *PLAIN, "--run-dir", str(tmp_path / "new"))
-    assert train.run_dir == tmp_path / "new"
+    assert train.run_dir == str(tmp_path / "new")
     train("ppo", *PLAIN)
     assert train.run_dir is None
 
@@ -189,4 +189,4 @@ def test_resume_passes_the_folder_and_the_new_length(monkeypatch, run):
     asked = []
     monkeypatch.setattr(loop, "resume", lambda *args, **kwargs: asked.append((args, kwargs)) or Run(Path("runs/x"), {}))
     assert run("resume", "runs/x", "--total-steps", "2e6")[0] == 0
-    assert asked == [((Path("runs/x"),), {"total_steps": 2_000_000})]
+    assert asked == [((Path("runs/x"),), {"total_steps": 2_000_000, "devices": None})]

@@ -95,16 +95,21 @@ class Whole(NamedTuple):
 
     run: loop.Run
     progress: Watching
-    eval_keys: list[jax.Array]
+    eval_keys: list[np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def whole(patch, tmp_path_factory):
     """Ten updates of CartPole."""
     progress, keys, evaluate = Watching(), [], Evaluation.__call__
+
+    def note(self, key, *args):
+        keys.append(np.array(jax.random.key_data(key)))  # on the host: what lives on the device is counted
+        return evaluate(self, key, *args)
+
     with pytest.MonkeyPatch.context() as watched:
         watched.setattr(loop, "make_progress", lambda experiment, run: progress)
-        watched.setattr(Evaluation, "__call__", lambda self, key, *args: keys.append(key) or evaluate(self, key, *args))
+        watched.setattr(Evaluation, "__call__", note)
         run = loop.train(CARTPOLE, tmp_path_factory.mktemp("whole") / "run")
     return Whole(run, progress, keys)
 
@@ -217,7 +222,7 @@ def test_the_best_checkpoint_scores_what_was_recorded(whole):
     template = {"learner": jax.eval_shape(parts.algorithm.init, jax.random.key(0))}
     learner = unflatten_tree(template, arrays, whole.run.path)["learner"]
     judge = Evaluation.build(CARTPOLE, parts.agent, partial(make_environment, CARTPOLE, evaluation=True))
-    again = judge(whole.eval_keys[which], learner.params, learner.statistics)
+    again = judge(jax.random.wrap_key_data(jnp.asarray(whole.eval_keys[which])), learner.params, learner.statistics)
     assert again["eval/mean_reward"] == manifest["best"]
     assert again["eval/stochastic_mean_reward"] == evaluated[which]["eval/stochastic_mean_reward"]
 

@@ -8,7 +8,7 @@ from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.training.config import EnvironmentConfig, Experiment
 from policy_gradients.training.watch import EngineWatch, settle_engine
 
-SPEC = SimpleNamespace(id="Humanoid-v4")
+SPEC = SimpleNamespace(id="Humanoid-v4", engine="warp")
 
 
 def test_what_goes_wrong_is_said_once():
