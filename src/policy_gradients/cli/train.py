@@ -3,6 +3,7 @@
 import shutil
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_gradients.cli.runtime import start_jax
@@ -31,7 +32,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if request.preset is not None:
         print(introduce(request.preset), flush=True)
-    run_dir = request.options.get("--run-dir")
+    folder = request.options.get("--run-dir")
+    run_dir = Path(folder) if folder else None
     if "--seeds" in request.options:
         from policy_gradients.training.seeds import train_seeds
 

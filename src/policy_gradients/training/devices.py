@@ -82,6 +82,12 @@ def place(mesh: Mesh | None, learner: LearnerState, carry: Carry) -> tuple[Learn
     return (learner, carry) if mesh is None else jax.device_put((learner, carry), layout(mesh, learner, carry))
 
 
+def on_one_device(tree: Any) -> Any:
+    """Arrays that are whole on several devices as those of one; others as they are."""
+    several = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
+    return jax.device_put(tree, jax.devices()[0]) if several else tree
+
+
 def over(mesh: Mesh | None, iteration: Callable[..., Any]) -> Callable[..., Any]:
     """The iteration for arrays that `place` has laid out; what it returns lies in the same way."""
     if mesh is None:

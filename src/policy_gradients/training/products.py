@@ -12,6 +12,7 @@ from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import Statistics
 from policy_gradients.evaluation.evaluate import Evaluator, eval_metrics, make_evaluator
 from policy_gradients.training.config import Experiment, config_hash
+from policy_gradients.training.devices import on_one_device
 from policy_gradients.training.progress import Progress
 from policy_gradients.types import ActorCritic, Key, LearnerState, Params
 
@@ -34,7 +35,7 @@ class Evaluation(NamedTuple):
 
     def __call__(self, key: Key, params: Params, statistics: Statistics) -> dict[str, float]:
         """`eval/…` metrics under frozen statistics; the parameters may lie on several devices, evaluations use one."""
-        params, statistics = jax.device_get((params, statistics))
+        params, statistics = on_one_device((params, statistics))
         return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
 
 
