@@ -8,7 +8,7 @@ from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.training.config import EnvironmentConfig, Experiment
 from policy_gradients.training.watch import EngineWatch, settle_engine
 
-SPEC = SimpleNamespace(id="Humanoid-v4")
+SPEC = SimpleNamespace(id="Humanoid-v4", engine="warp")
 
 
 def test_what_goes_wrong_is_said_once():
@@ -26,6 +26,14 @@ def test_what_goes_wrong_often_stops_the_run(name):
     watch({name: 10.0}, 1000)
     with pytest.raises(EnvironmentFailure, match=r"Humanoid-v4: 11 of 1,000"):
         watch({name: 11.0}, 1000)
+
+
+@pytest.mark.parametrize(("engine", "named"), [("warp", True), ("brax", False)])
+def test_another_engine_is_named_only_where_there_is_one(engine, named):
+    watch = EngineWatch(SimpleNamespace(id="ant", engine=engine), print)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(EnvironmentFailure) as failure:
+        watch({"env/unstable_worlds": 11.0}, 1000)
+    assert ("--engine batch" in str(failure.value)) == named
 
 
 def test_a_run_keeps_the_engine_that_its_machine_chose():
