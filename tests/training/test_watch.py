@@ -28,6 +28,14 @@ def test_what_goes_wrong_often_stops_the_run(name):
         watch({name: 11.0}, 1000)
 
 
+@pytest.mark.parametrize(("engine", "named"), [("warp", True), ("brax", False)])
+def test_another_engine_is_named_only_where_there_is_one(engine, named):
+    watch = EngineWatch(SimpleNamespace(id="ant", engine=engine), print)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(EnvironmentFailure) as failure:
+        watch({"env/unstable_worlds": 11.0}, 1000)
+    assert ("--engine batch" in str(failure.value)) == named
+
+
 def test_a_run_keeps_the_engine_that_its_machine_chose():
     experiment, line = settle_engine(Experiment(env=EnvironmentConfig("HalfCheetah-v4")))
     assert experiment.env.engine == "batch" and line.startswith("Engine batch: MuJoCo's C engine on the processor")
