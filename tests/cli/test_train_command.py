@@ -129,7 +129,7 @@ def test_the_preset_is_told_in_one_line(run, train):
 
 def test_the_run_folder_is_passed_on(train, tmp_path):
     train("ppo", *PLAIN, "--run-dir", str(tmp_path / "new"))
-    assert train.run_dir == str(tmp_path / "new")
+    assert train.run_dir == tmp_path / "new"
     train("ppo", *PLAIN)
     assert train.run_dir is None
 
