@@ -14,7 +14,6 @@ time was over.
 """
 
 import argparse
-import json
 import os
 import re
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from settings import read_pairs, tell
 
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.devices import make_mesh
@@ -56,10 +56,7 @@ def main() -> None:
             line["efficiency"] = line["rate"] / devices / first
         except Exception as failure:  # said in the file, so that the other numbers of devices are not lost
             line["failure"] = f"{type(failure).__name__}: {failure}"
-        print(json.dumps(line), flush=True)
-        if options.out is not None:
-            with options.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        tell(line, options.out)
 
 
 def measure(options: argparse.Namespace, devices: int) -> dict[str, Any]:
@@ -97,12 +94,7 @@ def settings(options: argparse.Namespace, devices: int) -> Experiment:
     """The task's preset at so many worlds per device, with the given settings over it."""
     env = {"id": options.task, "num_envs": devices * options.worlds, "engine": options.engine}
     layers: list[dict[str, Any]] = [{"env": env, "devices": devices}]
-    for pair in options.settings:
-        path, _, value = pair.partition("=")
-        nested: Any = json.loads(value) if value[:1] in "[{" else value
-        for name in reversed(path.split(".")):
-            nested = {name: nested}
-        layers.append(nested)
+    layers.append(read_pairs(options.settings))
     return compose(merge(*layers, {"total_steps": 10**9}))[0]
 
 

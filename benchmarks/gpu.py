@@ -12,7 +12,6 @@ episodes. Compilation and playing are timed apart. One JSON line each, to the sc
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from settings import read_pairs, tell
 
 from policy_gradients.environments.registry import make
 from policy_gradients.estimation.normalization import init_statistics, normalize_obs
@@ -58,10 +58,7 @@ def main() -> None:
             line |= run(argparse.Namespace(**{**vars(options), "num_envs": num_envs}))
         except Exception as failure:  # said in the file, so that the other runs of a batch are not lost
             line["failure"] = f"{type(failure).__name__}: {failure}"
-        print(json.dumps({name: value for name, value in line.items() if name != "curve"}), flush=True)
-        if options.out is not None:
-            with options.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        tell(line, options.out, hidden=("curve",))
 
 
 def circumstances() -> dict[str, Any]:
@@ -193,12 +190,7 @@ SHOWN = ("rollout/ep_rew_mean", "rollout/ep_len_mean", "train/learning_rate", "t
 def settings(options: argparse.Namespace) -> Experiment:
     """The preset for a GPU with the given settings over it."""
     layers = [{"env": {"id": options.task, "engine": "warp", "kwargs": _device(options)}, "seed": options.seed}]
-    for pair in options.settings:
-        path, _, value = pair.partition("=")
-        nested: Any = json.loads(value) if value[:1] in "[{" else value
-        for name in reversed(path.split(".")):
-            nested = {name: nested}
-        layers.append(nested)
+    layers.append(read_pairs(options.settings))
     if options.task.endswith("CartPole-v1"):
         layers[0]["env"] = {"id": options.task}
     return compose(merge(*layers))[0]

@@ -13,7 +13,6 @@ their programs are equal.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from settings import read_pairs, tell
 
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.population import Member, course
@@ -54,10 +54,7 @@ def main() -> None:
             line |= measure(options, settings(options), seeds)
         except Exception as failure:  # said in the file, so that the other numbers of seeds are not lost
             line["failure"] = f"{type(failure).__name__}: {failure}"
-        print(json.dumps(line), flush=True)
-        if options.out is not None:
-            with options.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        tell(line, options.out)
 
 
 def measure(options: argparse.Namespace, experiment: Experiment, seeds: int) -> dict[str, Any]:
@@ -122,12 +119,7 @@ def settings(options: argparse.Namespace) -> Experiment:
         env["kwargs"] = {"device": options.device}
     plain = {"num_steps": 64, "num_epochs": 5, "num_minibatches": 2}
     layers: list[dict[str, Any]] = [{"env": env, "hyperparameters": plain, "total_steps": int(options.total_steps)}]
-    for pair in options.settings:
-        path, _, value = pair.partition("=")
-        nested: Any = json.loads(value) if value[:1] in "[{" else value
-        for name in reversed(path.split(".")):
-            nested = {name: nested}
-        layers.append(nested)
+    layers.append(read_pairs(options.settings))
     return compose(merge(*layers), preset="none")[0]
 
 

@@ -1,6 +1,9 @@
 """Settings that every library is given alike."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -73,3 +76,24 @@ class Setting:
             "hyperparameters": hyperparameters,
             "network": {"hidden": list(self.hidden), "activation": "tanh"},
         }
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """`name=value` pairs with dotted paths (`env.num_envs=64`) as one layer of an experiment; lists, maps as JSON."""
+    layer: dict[str, Any] = {}
+    for pair in pairs:
+        path, _, value = pair.partition("=")
+        *parents, name = path.split(".")
+        at = layer
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[name] = json.loads(value) if value[:1] in "[{" else value
+    return layer
+
+
+def tell(line: dict[str, Any], out: Path | None, hidden: tuple[str, ...] = ()) -> None:
+    """A result as a line of JSON: on the screen without what is hidden, and whole at the end of a file."""
+    print(json.dumps({name: value for name, value in line.items() if name not in hidden}), flush=True)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
