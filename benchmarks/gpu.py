@@ -12,9 +12,11 @@ episodes. Compilation and playing are timed apart. One JSON line each, to the sc
 """
 
 import argparse
+import contextlib
+import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,12 +50,17 @@ def main() -> None:
     parser.add_argument("--device", default=None, help="Warp's; cpu tries the script without a GPU")
     parser.add_argument("--label", default="")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument(
+        "--lock", type=Path, default=None,
+        help="a file that several runs share: one trains at a time, while others compile before it or play after it",
+    )  # fmt: skip
     parser.add_argument("--save", type=Path, default=None, help="folder for the last policy's arrays (learn)")
     parser.add_argument("--policy", type=Path, default=None, help="a file that --save wrote (both)")
     options = parser.parse_args()
     run = {"bare": bare, "speed": speed, "learn": learn, "both": both, "cartpole": cartpole}[options.what]
     for num_envs in options.num_envs:
-        line = {"what": options.what, "task": options.task, "label": options.label, **circumstances()}
+        line = {"what": options.what, "task": options.task, "label": options.label, "settings": options.settings}
+        line |= circumstances()
         try:
             line |= run(argparse.Namespace(**{**vars(options), "num_envs": num_envs}))
         except Exception as failure:  # said in the file, so that the other runs of a batch are not lost
@@ -136,6 +143,8 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
     program, compiled = compile_(parts.iteration, key, *state)
     curve, kept, seconds, update, first = [], [], 0.0, 0, float("nan")
     marks = sorted({*options.marks, options.seconds})
+    turn = contextlib.ExitStack()
+    turn.enter_context(_alone(options.lock))
     while seconds < options.seconds:
         tick = time.perf_counter()
         learner, carry, metrics = program(jax.random.fold_in(key, update), *state)
@@ -148,6 +157,7 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
             curve.append([round(seconds, 3), int(learner.step), *(round(float(numbers[n]), 4) for n in SHOWN)])
         while marks and seconds >= marks[0]:
             kept.append((marks.pop(0), int(learner.step), jax.device_get((learner.params, learner.statistics))))
+    turn.close()
     played = []
     tick = time.perf_counter()
     for mark, steps, policy in kept:
@@ -163,6 +173,17 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
         "columns": ["seconds", "env_steps", *SHOWN],
         "curve": curve,
     }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _alone(lock: Path | None) -> Iterator[None]:
+    """No other run that names this lock is here at the same time."""
+    if lock is None:
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def both(options: argparse.Namespace) -> dict[str, Any]:
