@@ -58,11 +58,11 @@ def make_classic(id: str, num_envs: int, max_episode_steps: int | None = None, *
     Raises:
         UserError: Unknown id or option, or an option of the wrong type.
     """
-    if id not in _TASKS:
+    if id not in TASKS:
         raise UserError(
             f"{id!r} is no classic task: expected one of {', '.join(CLASSIC_IDS)}.{suggest(id, CLASSIC_IDS)}"
         )
-    task = _TASKS[id]
+    task = TASKS[id]
     options = _checked_options(id, task.options, options)
     limit = task.max_episode_steps if max_episode_steps is None else max_episode_steps
     spec = EnvironmentSpec(
@@ -260,7 +260,7 @@ _MOUNTAIN_CAR = Task(
     action_names=("left", "none", "right"),
 )
 
-_TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, Task] = {
     "CartPole-v0": _cartpole(200),
     "CartPole-v1": _cartpole(500),
     "Acrobot-v1": _ACROBOT,
@@ -270,4 +270,6 @@ _TASKS: Mapping[str, Task] = {
         step=_mountain_car_continuous_step, action_space=box(-1, 1, (1,)), max_episode_steps=999, action_names=("push",)
     ),
 }
-CLASSIC_IDS = tuple(_TASKS)
+"""Every classic task by its id."""
+
+CLASSIC_IDS = tuple(TASKS)
