@@ -14,6 +14,7 @@ episodes. Compilation and playing are timed apart. One JSON line each, to the sc
 import argparse
 import contextlib
 import fcntl
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -142,7 +143,7 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
     made = time.perf_counter() - began
     program, compiled = compile_(parts.iteration, key, *state)
     curve, kept, seconds, update, first = [], [], 0.0, 0, float("nan")
-    marks = sorted({*options.marks, options.seconds})
+    marks, early = sorted({*options.marks, options.seconds}), {}
     turn = contextlib.ExitStack()
     turn.enter_context(_alone(options.lock))
     while seconds < options.seconds:
@@ -153,11 +154,14 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
         update, state = update + 1, RunState(learner, carry)
         if update == 1:
             first = time.time() - float(os.environ.get("PROCESS_START", "nan"))
+        if update == 10:
+            early = memory()
         if update % 8 == 0 or seconds >= options.seconds:
             curve.append([round(seconds, 3), int(learner.step), *(round(float(numbers[n]), 4) for n in SHOWN)])
         while marks and seconds >= marks[0]:
             kept.append((marks.pop(0), int(learner.step), jax.device_get((learner.params, learner.statistics))))
     turn.close()
+    held = {"updates": update, "update_10": early, "last": memory()}
     played = []
     tick = time.perf_counter()
     for mark, steps, policy in kept:
@@ -169,7 +173,7 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
     rate = int(state.learner.step) / seconds
     return {
         **described(experiment), "seed": options.seed, "make_s": made, "compile_s": compiled, "rate": rate,
-        "start_s": first, "on_c": played, "play_s": time.perf_counter() - tick, **final,
+        "start_s": first, "on_c": played, "play_s": time.perf_counter() - tick, "memory": held, **final,
         "columns": ["seconds", "env_steps", *SHOWN],
         "curve": curve,
     }  # fmt: skip
@@ -249,6 +253,18 @@ def measure(program: Callable[..., Any], state: Any, steps: int, seconds: float)
         "state": state, "calls": len(times), "rate": steps * len(times) / sum(times),
         "rate_median": steps / float(np.median(times)), "rate_best": steps / min(times),
     }  # fmt: skip
+
+
+def memory() -> dict[str, int]:
+    """Bytes in use: JAX's and Warp's on the device, and the resident set on the host."""
+    import warp
+
+    held = {"host": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    if jax.default_backend() == "gpu":
+        gc.collect()
+        held["device"] = int((jax.devices()[0].memory_stats() or {}).get("bytes_in_use", 0))
+        held["device_warp"] = int(warp.get_mempool_used_mem_current(warp.device_from_jax(jax.devices()[0])))
+    return held
 
 
 def play(

@@ -124,7 +124,7 @@ def test_the_algorithm_may_stand_in_the_file(train, tmp_path):
 def test_the_preset_is_told_in_one_line(run, train):
     code, out, _ = run("train", "ppo", "--env", "HalfCheetah-v4")
     assert code == 0
-    assert out.splitlines()[0].startswith("Preset Planar walkers: ") and "--preset none" in out.splitlines()[0]
+    assert out.splitlines()[0].startswith("Preset HalfCheetah: ") and "--preset none" in out.splitlines()[0]
 
 
 def test_the_run_folder_is_passed_on(train, tmp_path):

@@ -18,8 +18,9 @@ def test_every_preset_is_a_valid_experiment_and_says_where_it_comes_from(algorit
 @pytest.mark.parametrize(
     ("env_id", "name"),
     [
-        ("HalfCheetah-v4", "Planar walkers"),
-        ("mujoco:HalfCheetah-v5", "Planar walkers"),
+        ("HalfCheetah-v4", "HalfCheetah"),
+        ("Hopper-v4", "Planar walkers"),
+        ("mujoco:HalfCheetah-v5", "HalfCheetah"),
         ("Humanoid-v5", "Humanoid"),
         ("jax:CartPole-v1", "CartPole"),
         ("MountainCar-v0", "MountainCar"),
@@ -37,6 +38,13 @@ def test_the_preset_follows_from_the_environment_without_its_engine(env_id, name
 @pytest.mark.parametrize("env_id", ["HumanoidStandup-v4", "my_package:HalfCheetah-v4", "Nonesuch-v0"])
 def test_an_environment_that_nobody_tuned_has_no_preset(env_id):
     assert find_preset("ppo", env_id) is None
+
+
+def test_an_entry_that_extends_another_lays_its_settings_over_the_others_and_keeps_its_gpu():
+    base, own = get_preset("ppo", "Planar walkers"), get_preset("ppo", "HalfCheetah")
+    assert own.settings["network"]["log_std_init"] != base.settings["network"]["log_std_init"]
+    assert own.settings == merge(base.settings, {"network": {"log_std_init": own.settings["network"]["log_std_init"]}})
+    assert own.gpu == base.gpu is not None
 
 
 def test_later_layers_win_over_the_preset_and_the_preset_over_the_defaults():

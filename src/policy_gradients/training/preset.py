@@ -35,10 +35,13 @@ def presets(algorithm: str) -> tuple[Preset, ...]:
     file = Path(__file__).parent / "presets" / f"{algorithm}.yaml"
     if not file.is_file():
         return ()
-    return tuple(
-        Preset(name, tuple(entry["environments"]), entry["source"], entry["settings"], entry.get("gpu"))
-        for name, entry in load_mapping(file).items()
-    )
+    found: dict[str, Preset] = {}
+    for name, entry in load_mapping(file).items():
+        base = found[entry["extends"]] if "extends" in entry else None
+        settings = merge(base.settings if base else {}, entry["settings"])
+        gpu = entry.get("gpu", base.gpu if base else None)
+        found[name] = Preset(name, tuple(entry["environments"]), entry["source"], settings, gpu)
+    return tuple(found.values())
 
 
 def find_preset(algorithm: str, env_id: str) -> Preset | None:
