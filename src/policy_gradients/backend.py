@@ -46,8 +46,8 @@ def computing_on(backend: str) -> Iterator[None]:
         device = jax.devices(backend)[0]
     except RuntimeError:
         raise UserError(
-            f"backend: {backend} was asked for, but JAX sees only {platform()} devices; give --backend auto, or install "
-            "JAX for CUDA (pip install 'policy-gradients[gpu]') on a machine with an NVIDIA GPU."
+            f"backend: {backend} was asked for, but JAX sees only {platform()} devices; give --backend auto, or "
+            "install JAX for CUDA (pip install 'policy-gradients[gpu]') on a machine with an NVIDIA GPU."
         ) from None
     with jax.default_device(device):
         yield
