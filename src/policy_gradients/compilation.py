@@ -4,6 +4,8 @@ from functools import cache
 
 import jax
 
+from policy_gradients import backend
+
 Options = dict[str, str | bool] | None
 
 
@@ -27,7 +29,7 @@ def for_few_runs() -> Options:
 
 
 def _known(options: dict[str, str | bool]) -> Options:
-    if jax.default_backend() != "cpu":
+    if backend.platform() != "cpu":
         return None
     return {name: value for name, value in options.items() if _is_known(name, value)} or None
 

@@ -79,7 +79,7 @@ def test_plot_draws_the_runs_and_says_where(run, drawn, arguments, call):
 
 
 def test_benchmark_tells_each_program_as_a_share_of_the_simulator():
-    timings = [Timing("simulator", 1.0, 0.010, 1000), Timing("iteration", 2.0, 0.025, 1000)]
+    timings = [Timing("simulator", 1.0, 0.010, 1000, "cpu"), Timing("iteration", 2.0, 0.025, 1000, "cpu")]
     head, _, simulator, iteration = report(Experiment(), timings).splitlines()
     assert head.startswith("ppo on HalfCheetah-v4: 8 environments × 256 steps, 32 minibatches, 10 epochs")
     assert simulator.split() == ["simulator", "100,000", "100%", "10.0", "1.0"]

@@ -1,5 +1,9 @@
-"""The bridge: a simulator outside the compiled program behaves, inside it, like one that is part of it."""
+"""The bridge: a simulator outside the compiled program behaves, inside it, like one that is part of it.
 
+Every test also runs over the bridge of CUDA devices, with a driver that copies within the host's memory.
+"""
+
+import ctypes
 import gc
 import threading
 import tracemalloc
@@ -10,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy_gradients.environments import host_call
+from policy_gradients.environments import host_call, xla_ffi
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure, EnvironmentSpec, Step, box
 from policy_gradients.environments.host import host_environment, with_cause
 from policy_gradients.environments.host_call import take_failure
@@ -20,6 +24,55 @@ N = 3
 REAL = box(-np.inf, np.inf, (2,))
 PIXELS = box(0, 255, (2, 2, 1), np.uint8)
 KEY = jax.random.key(0)
+
+
+class MemoryOfTheHost:
+    """What `cuda.Driver` does, where the "device" is the host itself."""
+
+    def __init__(self):
+        self.calls = []
+
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def enter(self, stream):
+        if len(self.calls) > 100:
+            self.calls.clear()  # of many steps none is looked at
+        self.calls.append("enter")
+
+    def leave(self):
+        self.calls.append("leave")
+
+    def read(self, host, device, stream):
+        self.calls.append("read")
+        ctypes.memmove(host.ctypes.data, device, host.nbytes)
+
+    def write(self, device, host, stream):
+        self.calls.append("write")
+        ctypes.memmove(device, host.ctypes.data, host.nbytes)
+
+    def repeat(self, device, source, size, stream):
+        self.calls.append("repeat")
+        ctypes.memmove(device, source, size)
+
+    def wait(self, stream):
+        self.calls.append(f"wait {stream}")
+
+
+@pytest.fixture
+def copying(monkeypatch):
+    """Calls over the bridge of CUDA devices; what its driver is asked for."""
+    driver = MemoryOfTheHost()
+    monkeypatch.setattr(host_call, "_Views", lambda *args: host_call._Copies(*args, driver))
+    monkeypatch.setattr(xla_ffi, "stream", lambda frame: 7)
+    return driver
+
+
+@pytest.fixture(params=["views", "copies"], autouse=True)
+def bridge(request):
+    if request.param == "copies":
+        request.getfixturevalue("copying")
+    return request.param
 
 
 class Scripted:
@@ -298,8 +351,10 @@ def test_discrete_actions_arrive_as_int32_whatever_the_policy_draws():
     np.testing.assert_array_equal(simulator.actions[0], np.arange(N))
 
 
-def test_the_views_that_are_remembered_stay_few(monkeypatch):
+def test_the_views_that_are_remembered_stay_few(monkeypatch, bridge):
     """Outputs that are kept lie at ever new addresses; the table of their views must not grow with them."""
+    if bridge == "copies":
+        pytest.skip("there are no views")
     tables = []
     views = host_call._views
 
@@ -336,3 +391,83 @@ def test_ten_thousand_steps_leave_no_memory_behind():
     finally:
         tracemalloc.stop()
     assert grown < 100_000, f"{grown} bytes; one forgotten view per step would be some 2 MB"
+
+
+def sent_of_a_step(driver, answer):
+    """The driver's calls in one step."""
+    step = jax.jit(host_environment(Scripted(answer=answer)).step)
+    driver.calls.clear()
+    jax.block_until_ready(step(jnp.int32(0), actions(1)[0]))
+    return driver.calls
+
+
+def test_an_array_that_is_returned_twice_is_sent_to_the_device_once(copying):
+    both = sent_of_a_step(copying, lambda simulator: simulator.plain())
+    assert both.count("write") == 5 and both.count("repeat") == 2  # of 7: final_obs is obs, and two flags are one
+    other = sent_of_a_step(copying, lambda s: s.plain()._replace(final_obs=s.plain().obs.copy()))
+    assert other.count("write") == 6 and other.count("repeat") == 1
+
+
+def test_arguments_are_waited_for_before_they_are_read_and_the_context_is_left(copying):
+    calls = sent_of_a_step(copying, lambda simulator: simulator.plain())
+    assert calls[:4] == ["enter", "read", "read", "wait 7"] and calls[4] == "write" and calls[-1] == "leave"
+
+
+def test_a_step_on_another_stream_waits_for_the_one_before(copying, monkeypatch):
+    """The copies of the step before still read the memory that this step writes to."""
+    step = jax.jit(host_environment(Scripted()).step)
+    jax.block_until_ready(step(jnp.int32(0), actions(1)[0]))
+    monkeypatch.setattr(xla_ffi, "stream", lambda frame: 8)
+    copying.calls.clear()
+    jax.block_until_ready(step(jnp.int32(1), actions(1)[0]))
+    assert copying.calls[:2] == ["enter", "wait 7"]
+
+
+def test_the_context_is_left_where_a_simulator_fails(copying):
+    def answer(simulator):
+        raise Broken("no power")
+
+    with pytest.raises(Broken):
+        with_cause(jax.jit(host_environment(Scripted(answer=answer)).step), jnp.int32(0), actions(1)[0])
+    assert copying.calls[-1] == "leave"
+
+
+def failed(*_):
+    raise RuntimeError("The CUDA driver's cuMemcpyHtoDAsync_v2 failed: invalid argument.")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [(failed, "invalid argument"), (lambda *_: None, "other arrays")],
+    ids=["fails", "does nothing"],
+)
+def test_a_driver_that_does_not_copy_is_not_used(copying, monkeypatch, write, reason):
+    """JAX's own callback then serves, and that is said."""
+    driver = MemoryOfTheHost()
+    driver.write = write
+    monkeypatch.setattr(host_call, "_ffi_call", partial(on_the_cpu, host_call._ffi_call))
+    with pytest.warns(UserWarning, match=reason):
+        assert not host_call._bridges(driver)
+    assert take_failure() is None
+
+
+def on_the_cpu(ffi_call, platform, execute, results):
+    return ffi_call("cpu", execute, results)
+
+
+def test_where_there_is_no_driver_jaxs_own_callback_serves(monkeypatch):
+    monkeypatch.setattr(host_call, "load_driver", lambda: None)
+    monkeypatch.setattr(host_call.backend, "platform", lambda: "gpu")
+    simulator = Scripted()
+    _, steps = scanned(host_environment(simulator), jnp.int32(0), actions(5))
+    np.testing.assert_array_equal(simulator.actions, actions(5))
+    np.testing.assert_array_equal(steps.reward[:, 0], 1 + np.arange(5))
+
+
+def test_on_a_gpu_a_driver_that_copies_serves(copying, monkeypatch):
+    monkeypatch.setattr(host_call, "_ffi_call", partial(on_the_cpu, host_call._ffi_call))
+    monkeypatch.setattr(host_call, "load_driver", lambda: copying)
+    monkeypatch.setattr(host_call.backend, "platform", lambda: "gpu")
+    _, steps = scanned(host_environment(Scripted()), jnp.int32(0), actions(5))
+    np.testing.assert_array_equal(steps.reward[:, 0], 1 + np.arange(5))
+    assert "write" in copying.calls

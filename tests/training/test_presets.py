@@ -95,6 +95,12 @@ def test_a_gpu_gets_settings_of_its_own(env_id):
     assert on_gpu.env.num_envs >= 8192 > beside.env.num_envs
 
 
+def test_a_run_on_the_processor_gets_no_settings_of_a_gpu():
+    for backend in ("auto", "cpu"):
+        _, preset = compose({"backend": backend, "env": {"id": "Hopper-v4", "engine": "warp"}})
+        assert preset is not None and ("on a GPU" in preset.name) == (backend == "auto")
+
+
 def test_settings_of_the_environment_that_are_wrong_choose_no_gpu():
     with pytest.raises(UserError, match=r"env\.num_envs: expected a whole number"):
         compose({"env": {"id": "HalfCheetah-v4", "num_envs": "many"}})

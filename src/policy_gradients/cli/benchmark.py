@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policy_gradients.cli.runtime import start_jax
@@ -36,6 +37,7 @@ class Timing(NamedTuple):
     compile_seconds: float
     seconds: float  # median of one call
     steps: int  # environment steps in one call
+    platform: str  # what computed: "cpu", "gpu"
 
     @property
     def rate(self) -> float:
@@ -81,10 +83,18 @@ def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timin
     """
     import jax
 
+    from policy_gradients.backend import computing_on
+    from policy_gradients.training.placement import settle_backend
     from policy_gradients.training.setup import build, initial_state, make_environment
 
-    env = make_environment(experiment, experiment.env.num_envs)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(computing_on(experiment.backend))
+        env = make_environment(experiment, experiment.env.num_envs)
+        stack.callback(env.close)
+        chosen = settle_backend(experiment, env.spec)
+        if chosen.line:
+            print(chosen.line, flush=True)
+        stack.enter_context(computing_on(chosen.backend))
         parts = build(experiment, env)
         state = initial_state(parts, jax.random.key(experiment.seed))
         steps = experiment.hyperparameters.num_steps * env.spec.num_envs
@@ -94,8 +104,6 @@ def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timin
             for name, program, start in _programs(experiment, parts, state)
         ]
         return [*timings, _time_iteration(parts, key, state, seconds, steps)]
-    finally:
-        env.close()
 
 
 def report(experiment: "Experiment", timings: Sequence[Timing]) -> str:
@@ -110,7 +118,7 @@ def report(experiment: "Experiment", timings: Sequence[Timing]) -> str:
     head = (
         f"{experiment.algorithm} on {env.id}: {env.num_envs} environments × {config.num_steps} steps"
         f"{''.join(passes)} · "
-        f"{os.cpu_count()} CPU cores, {jax.default_backend()}, JAX {jax.__version__}"
+        f"{os.cpu_count()} CPU cores, {timings[0].platform}, JAX {jax.__version__}"
     )
     rows: list[Sequence[object]] = [("", "steps/s", "of simulator", "ms", "compile s")]
     for timing in timings:
@@ -154,6 +162,7 @@ def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps
     import jax
 
     from policy_gradients import compilation
+    from policy_gradients.backend import platform
     from policy_gradients.environments.host import with_cause
 
     tick = time.perf_counter()
@@ -164,11 +173,12 @@ def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps
         nonlocal carried
         carried, _ = jax.block_until_ready(with_cause(compiled, key, carried))
 
-    return Timing(name, compile_seconds, _median(call, seconds), steps)
+    return Timing(name, compile_seconds, _median(call, seconds), steps, platform())
 
 
 def _time_iteration(parts: "Parts", key: Any, state: Any, seconds: float, steps: int) -> Timing:
     """The same of the program that `train` runs: per update, where a call runs several."""
+    from policy_gradients.backend import platform
     from policy_gradients.training.program import Program
 
     program = Program(parts, steps, key, state)
@@ -177,7 +187,7 @@ def _time_iteration(parts: "Parts", key: Any, state: Any, seconds: float, steps:
         nonlocal state
         state, _ = program(state, 0, program.at_most)
 
-    return Timing("iteration", program.compile_seconds, _median(call, seconds) / program.at_most, steps)
+    return Timing("iteration", program.compile_seconds, _median(call, seconds) / program.at_most, steps, platform())
 
 
 def _median(call: Callable[[], None], seconds: float) -> float:

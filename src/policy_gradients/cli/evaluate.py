@@ -31,15 +31,17 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse(arguments)
     bundle = find_bundle(options.path)
     start_jax()
+    from policy_gradients.backend import computing_on
     from policy_gradients.deployment.numpy_policy import load_policy
 
     policy = load_policy(bundle, seed=options.seed)
     config = environment_config(policy, bundle)
-    env = make_environment(policy, config, min(options.episodes, COPIES))
-    try:
-        played = play(policy, env, options.episodes, deterministic=not options.stochastic, seed=options.seed)
-    finally:
-        env.close()
+    with computing_on("cpu"):  # where the policy acts: a few copies, step by step, would keep a GPU waiting
+        env = make_environment(policy, config, min(options.episodes, COPIES))
+        try:
+            played = play(policy, env, options.episodes, deterministic=not options.stochastic, seed=options.seed)
+        finally:
+            env.close()
     print(summary(played, env.spec.id, "stochastic" if options.stochastic else "deterministic"))
     if options.video is not None:
         from policy_gradients.evaluation.video import record_video

@@ -13,9 +13,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     parser.add_argument("--total-steps", type=positive, help="a new length of the run, in environment steps")
     parser.add_argument("--devices", type=devices, help="another number of devices, or all")
+    parser.add_argument("--backend", choices=("auto", "cpu", "gpu"), help="another back end; auto chooses anew")
     options = parser.parse(arguments)
     start_jax()
     from policy_gradients.cli.train import report
     from policy_gradients.training.loop import resume
 
-    return report(resume(options.run, total_steps=options.total_steps, devices=options.devices))
+    changes = {"total_steps": options.total_steps, "devices": options.devices, "backend": options.backend}
+    return report(resume(options.run, **changes))

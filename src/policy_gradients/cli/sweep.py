@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     folder, sweep = _asked(request)
     create_sweep(sweep, folder)
     print(f"Sweep folder: {folder}\n{_introduction(sweep)}", flush=True)
-    status, outcomes = run_sweep(sweep, folder, _Lines())
+    status, outcomes = run_sweep(sweep, folder, _Lines(), print)
     return _report(sweep, folder, status, outcomes)
 
 

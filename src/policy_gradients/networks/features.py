@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from policy_gradients import backend
+
 Array: TypeAlias = jax.Array
 ActivationName: TypeAlias = Literal["tanh", "relu", "elu", "gelu", "silu", "swish", "leaky_relu", "softplus"]
 
@@ -100,9 +102,8 @@ def nature_cnn(shape: tuple[int, ...], features: int = 512) -> Network:
             depth = filters
         return {**params, "dense": dense_init(keys[3], flat, features, math.sqrt(2.0))}
 
-    apply_filters = convolve if jax.default_backend() == "cpu" else _convolve
-
     def apply(params: dict[str, Any], x: Array) -> Array:
+        apply_filters = convolve if backend.platform() == "cpu" else _convolve
         batch = x.shape[:-3]
         x = x.reshape(-1, *shape).astype(jnp.float32) / 255.0
         for i, (_, _, stride) in enumerate(NATURE_LAYERS):

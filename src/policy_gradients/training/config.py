@@ -119,6 +119,8 @@ class Experiment:
         seed: Of everything drawn at random.
         devices: Devices among which the environments are shared out, each with its part of every gradient; "all" or −1
             for all that JAX sees. For environments in JAX and on Warp; the results are those of one device.
+        backend: What computes, "cpu" or "gpu"; "auto" takes the GPU where there is one, and beside a simulator on the
+            host whichever is measured to be faster at the start. A run keeps what was chosen.
         video: Film an episode at the end.
     """
 
@@ -132,6 +134,7 @@ class Experiment:
     total_steps: int = 1_000_000
     seed: int = 0
     devices: int | Literal["all"] = 1
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
     video: bool = True
 
 
@@ -192,11 +195,11 @@ def to_mapping(experiment: Experiment) -> dict[str, Any]:
 def config_hash(experiment: Experiment) -> str:
     """Sixteen hexadecimal digits that name what decides the learning curve.
 
-    Seeds of one setting share it: the seed is left out, and so are the devices and what only watches (checkpoint,
-    logging, video).
+    Seeds of one setting share it: the seed is left out, and so are what computes (devices, backend) and what only
+    watches (checkpoint, logging, video).
     """
     mapping = to_mapping(parse_experiment(to_mapping(experiment)))  # 1 and 1.0 are the same setting
-    for name in ("seed", "devices", "checkpoint", "logging", "video"):
+    for name in ("seed", "devices", "backend", "checkpoint", "logging", "video"):
         del mapping[name]
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
 

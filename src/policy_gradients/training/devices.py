@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from policy_gradients import backend
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.errors import UserError
 from policy_gradients.training.rollout import Carry
@@ -28,7 +29,7 @@ def make_mesh(devices: int | Literal["all"], num_envs: int) -> Mesh | None:
     Raises:
         UserError: There are fewer devices, or the environments cannot be shared out evenly.
     """
-    found = jax.devices()
+    found = backend.devices()
     count = len(found) if devices in ("all", -1) else int(devices)
     if count > len(found):
         raise UserError(
@@ -85,7 +86,7 @@ def place(mesh: Mesh | None, learner: LearnerState, carry: Carry) -> tuple[Learn
 def on_one_device(tree: Any) -> Any:
     """Arrays that are whole on several devices as those of one; others as they are."""
     several = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
-    return jax.device_put(tree, jax.devices()[0]) if several else tree
+    return jax.device_put(tree, backend.devices()[0]) if several else tree
 
 
 def over(mesh: Mesh | None, iteration: Callable[..., Any]) -> Callable[..., Any]:

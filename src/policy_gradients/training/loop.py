@@ -8,6 +8,7 @@ uninterrupted one drew.
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,27 +17,25 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment, EnvironmentFailure
-from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
-from policy_gradients.training.devices import make_mesh, place
+from policy_gradients.training.devices import make_mesh
 from policy_gradients.training.loggers import Loggers, make_loggers
+from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.program import Program
 from policy_gradients.training.progress import Progress, make_progress
-from policy_gradients.training.rollout import Carry
-from policy_gradients.training.saving import new_folder, save_state
+from policy_gradients.training.saving import best_of, new_folder, restore_state, save_state
 from policy_gradients.training.setup import (
     Parts,
     RunState,
     blame,
     build,
-    forget_running_returns,
     initial_state,
     make_environment,
-    start_environments,
 )  # fmt: skip
 from policy_gradients.training.signals import StopRequests
 from policy_gradients.training.watch import EngineWatch, settle_engine
@@ -81,13 +80,11 @@ def train(
         TrainingDiverged: Something became infinite or NaN; the last checkpoint is kept.
     """
     validate(experiment)
-    experiment, line = (experiment, "") if make_env else settle_engine(experiment)
-    run = new_folder(experiment, run_dir, f"seed{experiment.seed}")
-    save_experiment(experiment, run / "config.yaml")
-    session = _Session(experiment, run, agent, make_env)
-    if line:
-        session.progress.message(line)
-    return session.go(0, None)
+    with computing_on(experiment.backend):
+        experiment, line = (experiment, "") if make_env else settle_engine(experiment)
+        run = new_folder(experiment, run_dir, f"seed{experiment.seed}")
+        save_experiment(experiment, run / "config.yaml")
+        return _run(experiment, run, agent, make_env, None, line)
 
 
 def resume(
@@ -95,6 +92,7 @@ def resume(
     total_steps: int | None = None,
     *,
     devices: int | Literal["all"] | None = None,
+    backend: Literal["auto", "cpu", "gpu"] | None = None,
     agent: ActorCritic | None = None,
     make_env: Callable[[int], Environment] | None = None,
 ) -> Run:
@@ -109,6 +107,7 @@ def resume(
         run_dir: The run's folder.
         total_steps: A new length of the run; a linear schedule then stretches to it.
         devices: Another number of devices than before.
+        backend: Another back end than before; "auto" chooses anew.
 
     Raises:
         UserError: No run folder, a damaged checkpoint, or a configuration that does not fit.
@@ -117,15 +116,41 @@ def resume(
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder that `train` made.")
     experiment = load_experiment(run / "config.yaml")
-    asked = {"total_steps": total_steps, "devices": devices}
+    asked = {"total_steps": total_steps, "devices": devices, "backend": backend}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if changes:
         experiment = replace(experiment, **changes)
         validate(experiment)
-    saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if any((run / "checkpoints").glob("update_*")) else None
-    if changes:
-        save_experiment(experiment, run / "config.yaml")
-    return _Session(experiment, run, agent, make_env).go(int(saved[1]["update"]) if saved else 0, saved)
+    with computing_on(experiment.backend):
+        found = any((run / "checkpoints").glob("update_*"))
+        saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
+        if changes:
+            save_experiment(experiment, run / "config.yaml")
+        return _run(experiment, run, agent, make_env, saved)
+
+
+def _run(
+    experiment: Experiment,
+    run: Path,
+    agent: ActorCritic | None,
+    make_env: Callable[[int], Environment] | None,
+    saved: tuple[dict[str, np.ndarray], dict[str, Any]] | None,
+    line: str = "",
+) -> Run:
+    """Runs on the back end that suits it, which is kept in the run's config.yaml; says what was chosen."""
+    mesh = make_mesh(experiment.devices, experiment.env.num_envs)
+    env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
+    with ExitStack() as stack:
+        stack.callback(env.close)
+        chosen = settle_backend(experiment, env.spec, agent)
+        if chosen.line:
+            experiment = replace(experiment, backend=chosen.backend)
+            save_experiment(experiment, run / "config.yaml")
+        stack.enter_context(computing_on(chosen.backend))
+        session = _Session(experiment, run, build(experiment, env, agent, mesh), agent, make_env)
+        for sentence in filter(None, (line, chosen.line)):
+            session.progress.message(sentence)
+        return session.go(int(saved[1]["update"]) if saved else 0, saved)
 
 
 class _Session:
@@ -135,25 +160,19 @@ class _Session:
         self,
         experiment: Experiment,
         run: Path,
+        parts: Parts,
         agent: ActorCritic | None,
         make_env: Callable[[int], Environment] | None,
     ) -> None:
-        self.experiment, self.run = experiment, run
+        self.experiment, self.run, self.parts = experiment, run, parts
         self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
         self.exportable = agent is None  # a bundle describes our networks only
         self.film = experiment.video and self.exportable and make_env is None
-        mesh = make_mesh(experiment.devices, experiment.env.num_envs)
-        env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
-        try:
-            self.parts: Parts = build(experiment, env, agent, mesh)
-        except BaseException:
-            env.close()
-            raise
-        self.steps_per_update = env.spec.num_envs * experiment.hyperparameters.num_steps
+        self.steps_per_update = parts.env.spec.num_envs * experiment.hyperparameters.num_steps
         self.updates = max(1, math.ceil(experiment.total_steps / self.steps_per_update))
         self.init_key, self.key, self.eval_key, self.restart_key = jax.random.split(jax.random.key(experiment.seed), 4)
         self.progress: Progress = make_progress(experiment, run)
-        self.watch = EngineWatch(env.spec, self.progress.message)
+        self.watch = EngineWatch(parts.env.spec, self.progress.message)
         self.judge: Evaluation | None = None
         self.best = -math.inf
         self.earlier, self.began = 0.0, time.perf_counter()
@@ -165,7 +184,8 @@ class _Session:
             if saved is None:
                 self._save(state, 0)
             else:
-                state = self._restore(state, *saved)
+                self.earlier, self.best = saved[1]["time_elapsed"], best_of(saved[1])
+                state = restore_state(self.parts, state, saved, self.run, self.restart_key, self.progress.message)
             if start >= self.updates and (self.run / "policy").is_dir():  # else it was killed before its products
                 self.progress.message("This run is finished; give --total-steps for a longer one.")
                 return Run(self.run, {"status": "finished"})
@@ -181,7 +201,6 @@ class _Session:
             return Run(self.run, {**metrics, "status": "finished"})
         finally:
             self.progress.close()
-            self.parts.env.close()
             if self.judge is not None:
                 self.judge.env.close()
 
@@ -261,26 +280,6 @@ class _Session:
             self.run, self.experiment, self.parts.env, state, update,
             time_elapsed=self._time_elapsed(), best=self.best, name=name,
         )  # fmt: skip
-
-    def _restore(self, state: RunState, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> RunState:
-        env, source = self.parts.env, self.run
-        self.earlier, self.best = manifest["time_elapsed"], -math.inf if manifest["best"] is None else manifest["best"]
-        template = {"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes}
-        saved = ckpt.unflatten_tree(template, arrays, source)
-        if env.spec.exact_resume:
-            inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
-            env_state = env.restore(inner, state.carry.env_state)
-            carry = Carry(env_state, saved["obs"], saved["episodes"])
-            return RunState(*place(self.parts.mesh, saved["learner"], carry))
-        self.progress.message(
-            f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes."
-        )
-        key = jax.random.fold_in(self.restart_key, manifest["update"])
-        fresh = with_cause(start_environments, env, key)
-        window = saved["episodes"]._replace(
-            running_return=fresh.episodes.running_return, running_length=fresh.episodes.running_length
-        )
-        return RunState(forget_running_returns(saved["learner"]), fresh._replace(episodes=window))
 
     def _diverged(self, metrics: dict[str, float], update: int) -> TrainingDiverged:
         return TrainingDiverged(

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from policy_gradients import backend
 from policy_gradients.environments.registry import PREFIXES, settle
 from policy_gradients.environments.suites import SUITES
 from policy_gradients.errors import UserError, suggest
@@ -89,7 +90,13 @@ def compose(*layers: Mapping[str, Any], preset: str = "auto") -> tuple[Experimen
         found = find_preset(str(algorithm), str(env_id))
     elif preset != "none":
         found = get_preset(str(algorithm), preset)
-    if found is not None and found.gpu and isinstance(env, Mapping) and _steps_on_gpu(env):
+    if (
+        found is not None
+        and found.gpu
+        and isinstance(env, Mapping)
+        and asked.get("backend") != "cpu"
+        and _steps_on_gpu(env)
+    ):
         found = found.on_gpu()
     return parse_experiment(merge(found.settings if found else {}, asked)), found
 
@@ -104,9 +111,7 @@ def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
         return False  # what is wrong is said when the settings are read
     if engine not in ("jax", *SUITES):
         return engine == "warp"
-    import jax
-
-    return jax.default_backend() == "gpu"
+    return backend.platform() == "gpu"
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

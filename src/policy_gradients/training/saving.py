@@ -4,16 +4,22 @@ import itertools
 import math
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from policy_gradients.environments.base import Environment
+from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, config_hash
-from policy_gradients.training.setup import RunState
+from policy_gradients.training.devices import place
+from policy_gradients.training.rollout import Carry
+from policy_gradients.training.setup import Parts, RunState, forget_running_returns, start_environments
+from policy_gradients.types import Key
 
 
 def save_state(
@@ -59,6 +65,47 @@ def save_state(
     ckpt.save_checkpoint(folder, arrays, manifest)
     if name is None:
         ckpt.prune_checkpoints(run, experiment.checkpoint.keep_last)
+
+
+def best_of(manifest: Mapping[str, Any]) -> float:
+    """The highest evaluation of a run so far; −∞ for none."""
+    return -math.inf if manifest["best"] is None else manifest["best"]
+
+
+def restore_state(
+    parts: Parts,
+    fresh: RunState,
+    saved: tuple[dict[str, np.ndarray], dict[str, Any]],
+    run: Path,
+    restart_key: Key,
+    say: Callable[[str], None],
+) -> RunState:
+    """The state of a checkpoint, on the devices of this run.
+
+    Args:
+        parts: What the run is made of.
+        fresh: A state like the saved one.
+        saved: Arrays and manifest of the checkpoint.
+        run: The run's folder.
+        restart_key: Of the stream from which environments start anew whose simulator cannot be saved.
+        say: Takes a sentence for the user.
+
+    Raises:
+        UserError: The checkpoint does not fit the run.
+    """
+    (arrays, manifest), env = saved, parts.env
+    template = {"learner": fresh.learner, "obs": fresh.carry.obs, "episodes": fresh.carry.episodes}
+    tree = ckpt.unflatten_tree(template, arrays, run)
+    if env.spec.exact_resume:
+        inner = {name[4:]: array for name, array in arrays.items() if name.startswith("env.")}
+        env_state = env.restore(inner, fresh.carry.env_state)
+        return RunState(*place(parts.mesh, tree["learner"], Carry(env_state, tree["obs"], tree["episodes"])))
+    say(f"{env.spec.id}: the simulator's state cannot be saved, so its environments start new episodes.")
+    started = with_cause(start_environments, env, jax.random.fold_in(restart_key, manifest["update"]))
+    window = tree["episodes"]._replace(
+        running_return=started.episodes.running_return, running_length=started.episodes.running_length
+    )
+    return RunState(forget_running_returns(tree["learner"]), started._replace(episodes=window))
 
 
 def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError, suggest
 from policy_gradients.estimation.normalization import Count
@@ -88,19 +89,30 @@ def train_seeds(
         EnvironmentFailure: The engine counted too many failures; the last checkpoints are kept.
     """
     validate(experiment)
-    chosen = _chosen(experiment, seeds)
+    with computing_on(experiment.backend):
+        return _train(experiment, _chosen(experiment, seeds), run_dir, numbers or {}, agent, make_env)
+
+
+def _train(
+    experiment: Experiment,
+    chosen: Sequence[int],
+    run_dir: Path | str | None,
+    numbers: Mapping[str, Sequence[float]],
+    agent: ActorCritic | None,
+    make_env: Callable[[int], Environment] | None,
+) -> SeedRuns:
     line = ""
     if make_env is None:
         all_worlds = replace(experiment, env=replace(experiment.env, num_envs=len(chosen) * experiment.env.num_envs))
         settled, line = settle_engine(all_worlds)
         experiment = replace(experiment, env=replace(experiment.env, engine=settled.env.engine))
-    experiments = _experiments(experiment, chosen, numbers or {})
+    experiments = _experiments(experiment, chosen, numbers)
     make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
     env = (make_env or partial(make_environment, experiment))(experiment.env.num_envs)
     try:
         _check_together(experiment, env)
         parent = new_folder(experiment, run_dir, f"{len(chosen)}seeds")
-        session = _Session(experiments, parent, env, agent, make_eval_env, tuple(numbers or ()))
+        session = _Session(experiments, parent, env, agent, make_eval_env, tuple(numbers))
         if line:
             session.progress.message(line)
         return session.go()

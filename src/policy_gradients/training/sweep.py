@@ -4,15 +4,17 @@ A sweep is a folder: `sweep.yaml` says what is searched, `journal.jsonl` what wa
 is what to train with.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.errors import UserError
 from policy_gradients.training.config import Experiment, load_mapping, parse_experiment, save_experiment
+from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.population import Member, moments, train_members
 from policy_gradients.training.preset import merge
 from policy_gradients.training.schema import to_plain
@@ -92,13 +94,19 @@ def load_sweep(folder: Path) -> Sweep:
     return Sweep(experiment, read_space(space, experiment, str(file)), **counts)
 
 
-def run_sweep(sweep: Sweep, folder: Path, tell: Tell = lambda outcome, best: None) -> tuple[str, list[Outcome]]:
+def run_sweep(
+    sweep: Sweep,
+    folder: Path,
+    tell: Tell = lambda outcome, best: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[str, list[Outcome]]:
     """Runs the trials that are missing, and keeps the best settings in `best.yaml`.
 
     Args:
         sweep: As in the folder.
         folder: The sweep's own, made by `create_sweep`.
         tell: Called with each trial that has come to an end, and the best so far.
+        say: Takes a sentence for the user.
 
     Returns:
         "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM); and all trials that have come to an end.
@@ -107,11 +115,15 @@ def run_sweep(sweep: Sweep, folder: Path, tell: Tell = lambda outcome, best: Non
         UserError: Optuna is missing, the environment cannot be made, or another process works on this sweep.
         EnvironmentFailure: A simulator failed; its trial is repeated when the sweep is continued.
     """
-    env = make_environment(sweep.experiment, 1)
-    spec = env.spec
-    env.close()
+    with computing_on(sweep.experiment.backend):
+        env = make_environment(sweep.experiment, 1)
+        spec = env.spec
+        env.close()
+        chosen = settle_backend(sweep.experiment, replace(spec, num_envs=sweep.experiment.env.num_envs))
+    if chosen.line:
+        say(chosen.line)
     width = sweep.parallel if runs_together(sweep, spec) else 1
-    with _alone(folder), StopRequests() as stop:
+    with computing_on(chosen.backend), _alone(folder), StopRequests() as stop:
         study = Study(folder / "journal.jsonl", sweep.space, tell, warm_up=len(moments(sweep.experiment)) // 4)
         study.begin_with({d.path: setting(sweep.experiment, d.path) for d in sweep.space})
         while (left := sweep.trials - len(study.outcomes())) > 0 and not stop:

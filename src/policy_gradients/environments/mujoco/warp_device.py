@@ -42,13 +42,13 @@ def choose_engine(asked: str, num_envs: int | None = None) -> Choice:
         return Choice(asked, "as asked for")
     if not _installed():
         return Choice("batch", "MuJoCo Warp is not installed")
-    import jax
+    from policy_gradients import backend
 
-    if jax.default_backend() != "gpu":
+    if backend.platform() != "gpu":
         return Choice("batch", "JAX sees no CUDA device")
     if num_envs is not None and num_envs < FEW_WORLDS:
         return Choice("batch", f"fewer than {FEW_WORLDS} worlds would not fill a GPU")
-    return Choice("warp", f"JAX runs on {jax.devices()[0].device_kind}")
+    return Choice("warp", f"JAX runs on {backend.devices()[0].device_kind}")
 
 
 def _installed() -> bool:
@@ -78,9 +78,9 @@ def pick_device(warp: Any, name: str | None) -> Any:
     Raises:
         UserError: There is no such device, or no GPU that both JAX and Warp can use.
     """
-    import jax
+    from policy_gradients import backend
 
-    platform = jax.default_backend()
+    platform = backend.platform()
     if name is not None:
         known = [str(device) for device in warp.get_devices()]
         if name not in known or name.startswith("cuda") != (platform == "gpu"):
@@ -99,7 +99,7 @@ def pick_device(warp: Any, name: str | None) -> Any:
             "JAX has a CUDA device, but Warp cannot use it: this Warp needs an NVIDIA driver of version 580 or newer "
             "(nvidia-smi shows yours). Update the driver, or choose --engine batch."
         )
-    return warp.device_from_jax(jax.devices()[0])
+    return warp.device_from_jax(backend.devices()[0])
 
 
 def pick_devices(warp: Any, name: str | None, mesh: "Mesh | None") -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from policy_gradients import backend
 from policy_gradients.environments.base import box
 from policy_gradients.environments.suites.task import Physics, SuiteTask, construct, import_suite
 from policy_gradients.errors import UserError, suggest
@@ -42,7 +43,7 @@ def load(id: str, options: Mapping[str, Any], max_episode_steps: int | None) -> 
             raise UserError(
                 f"playground:{id} has no option {name!r} (it has: {', '.join(known)}).{suggest(name, known)}"
             )
-    if "impl" in known and jax.default_backend() == "cpu":
+    if "impl" in known and backend.platform() == "cpu":
         changes = {"impl": "jax", **changes}  # Warp's own kernels, the default, are for GPUs
     env = construct("playground", id, lambda: registry.load(id, config_overrides=changes), options)
 
