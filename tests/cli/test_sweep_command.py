@@ -18,7 +18,7 @@ SMALL = (
 def asked(monkeypatch):
     """The sweeps that would have been run."""
     sweeps = []
-    monkeypatch.setattr(module, "run_sweep", lambda sweep, folder, tell: sweeps.append(sweep) or ("finished", []))
+    monkeypatch.setattr(module, "run_sweep", lambda sweep, folder, *tell: sweeps.append(sweep) or ("finished", []))
     return sweeps
 
 

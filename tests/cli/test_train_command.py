@@ -189,4 +189,4 @@ def test_resume_passes_the_folder_and_the_new_length(monkeypatch, run):
     asked = []
     monkeypatch.setattr(loop, "resume", lambda *args, **kwargs: asked.append((args, kwargs)) or Run(Path("runs/x"), {}))
     assert run("resume", "runs/x", "--total-steps", "2e6")[0] == 0
-    assert asked == [((Path("runs/x"),), {"total_steps": 2_000_000, "devices": None})]
+    assert asked == [((Path("runs/x"),), {"total_steps": 2_000_000, "devices": None, "backend": None})]

@@ -8,6 +8,7 @@ stream, and each array of the results once.
 """
 
 import itertools
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +26,9 @@ from policy_gradients.environments.cuda import Driver, load_driver
 
 HostFunction = Callable[..., tuple[np.ndarray, ...]]
 _Kinds = list[tuple[tuple[int, ...], np.dtype]]
+
+CUDA_BRIDGE = "POLICY_GRADIENTS_CUDA_BRIDGE"
+"""Name in the process's environment: 1 lets a CUDA device be reached by the driver's own copies."""
 
 _numbers = itertools.count()
 _failure: list[BaseException] = []
@@ -47,14 +51,15 @@ def host_call(
 
     Calls are never dropped or repeated, and are ordered only by their data: thread a counter through them. Arrays that
     the function is given are valid until it returns. Where it is traced decides how it is called: on an accelerator
-    other than a CUDA device, JAX's own callback is used, which copies every array several times.
+    JAX's own callback is used, which copies every array several times, or on a CUDA device, where `CUDA_BRIDGE` is
+    "1" in the process's environment, the driver.
     """
 
     @cache
     def target(platform: str) -> Callable[..., Any]:
         if platform == "cpu":
             return _ffi_call("cpu", _Views(function, _kinds(args), _kinds(results)), results)
-        driver = load_driver() if platform == "gpu" else None
+        driver = load_driver() if platform == "gpu" and os.environ.get(CUDA_BRIDGE) == "1" else None
         if driver is not None and _bridges(driver):
             return _ffi_call("CUDA", _Copies(function, _kinds(args), _kinds(results), driver), results)
         return lambda *arrays: io_callback(_noting_failures(function), results, *arrays)
