@@ -84,7 +84,7 @@ def learnt(algorithm: str, kind: str, devices: int):
     return learner, carry, metrics
 
 
-FAST = {("ppo", "discrete"), *((algorithm, "continuous") for algorithm in CONFIGS)}
+FAST = {("reinforce", "discrete"), *((algorithm, "continuous") for algorithm in ("a2c", "trpo", "ppo", "vmpo"))}
 CASES = [
     pytest.param(algorithm, kind, marks=() if (algorithm, kind) in FAST else pytest.mark.slow)
     for algorithm in CONFIGS
@@ -103,7 +103,7 @@ def test_four_devices_learn_what_one_learns(algorithm, kind):
 
 
 def test_each_device_holds_its_environments_and_the_whole_learner():
-    learner, carry, metrics = learnt("ppo", "discrete", 4)
+    learner, carry, metrics = learnt("ppo", "continuous", 4)
     spread = [carry.obs, carry.env_state, carry.episodes.running_return, learner.statistics.reward.running_return]
     assert all(x.addressable_shards[0].data.shape[0] == N // 4 for x in spread)
     whole = [*jax.tree.leaves((learner.params, learner.opt_state, metrics)), carry.episodes.returns]

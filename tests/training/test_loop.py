@@ -21,7 +21,7 @@ from policy_gradients.environments.base import Discrete, EnvironmentFailure, Env
 from policy_gradients.environments.host import host_environment
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import loop
+from policy_gradients.training import loop, program
 from policy_gradients.training.checkpoint import checkpoint_folder, latest_checkpoint, load_checkpoint, unflatten_tree
 from policy_gradients.training.config import (
     CheckpointConfig,
@@ -73,8 +73,10 @@ class Watching:
 
 @pytest.fixture(scope="module")
 def patch():
+    """No pictures; and calls of 1, 2, 4 … updates, however busy the machine is."""
     with pytest.MonkeyPatch.context() as context:
         context.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+        context.setattr(program, "SECONDS_PER_CALL", 1e9)
         yield context
 
 
@@ -91,27 +93,34 @@ def watch(patch):
 
 
 class Whole(NamedTuple):
-    """A run without a break, what it told its progress, and the key of each evaluation."""
+    """A run without a break, what it told its progress, the key of each evaluation, and how often it was traced."""
 
     run: loop.Run
     progress: Watching
     eval_keys: list[np.ndarray]
+    traces: int
 
 
 @pytest.fixture(scope="module")
 def whole(patch, tmp_path_factory):
     """Ten updates of CartPole."""
     progress, keys, evaluate = Watching(), [], Evaluation.__call__
+    traces, several = [], program._several
 
     def note(self, key, *args):
         keys.append(np.array(jax.random.key_data(key)))  # on the host: what lives on the device is counted
         return evaluate(self, key, *args)
 
+    def traced(*args):
+        traces.append(True)
+        return several(*args)
+
     with pytest.MonkeyPatch.context() as watched:
         watched.setattr(loop, "make_progress", lambda experiment, run: progress)
         watched.setattr(Evaluation, "__call__", note)
+        watched.setattr(program, "_several", traced)
         run = loop.train(CARTPOLE, tmp_path_factory.mktemp("whole") / "run")
-    return Whole(run, progress, keys)
+    return Whole(run, progress, keys, len(traces))
 
 
 def arrays_of(run: Path):
@@ -197,6 +206,11 @@ def test_every_update_is_logged_with_its_steps(whole):
     assert sum("eval/mean_reward" in row for row in rows) == 5
     assert whole.run.result["status"] == "finished"
     assert whole.run.result["train/n_updates"] == rows[-1]["train/n_updates"] == 4 * UPDATES
+
+
+def test_a_run_traces_its_program_once(whole):
+    """Trap 40: however many calls its updates take."""
+    assert whole.traces == 1
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(whole):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policy_gradients import compilation
-from policy_gradients.algorithms import PPOConfig
+from policy_gradients.algorithms import A2CConfig
 from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.environments.registry import make
 from policy_gradients.networks import NetworkConfig
@@ -19,7 +19,8 @@ from policy_gradients.training.setup import build, initial_state, make_environme
 
 N, T = 4, 8
 CARTPOLE = Experiment(
-    hyperparameters=PPOConfig(num_steps=T, num_epochs=2, num_minibatches=2, learning_rate=3e-3),
+    algorithm="a2c",
+    hyperparameters=A2CConfig(num_steps=T, learning_rate=3e-3),
     env=EnvironmentConfig(id="CartPole-v1", num_envs=N),
     network=NetworkConfig(hidden=(8,)),
     total_steps=1000,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policy_gradients.algorithms import PPOConfig
+from policy_gradients.algorithms import A2CConfig
 from policy_gradients.cli.main import main
 from policy_gradients.deployment.numpy_policy import load_policy
 from policy_gradients.errors import UserError
@@ -23,7 +23,8 @@ from policy_gradients.training.config import (
 
 UPDATE = 4 * 8
 CARTPOLE = Experiment(
-    hyperparameters=PPOConfig(num_steps=8, num_epochs=1, num_minibatches=1, learning_rate=0.01, lr_schedule="constant"),
+    algorithm="a2c",  # its program is the quickest to compile
+    hyperparameters=A2CConfig(num_steps=8, learning_rate=0.01, lr_schedule="constant"),
     env=EnvironmentConfig(id="CartPole-v1", num_envs=4, max_episode_steps=20),
     network=NetworkConfig(hidden=(4,)),
     evaluation=EvaluationConfig(num_evaluations=0),
@@ -159,7 +160,7 @@ def test_no_seeds_and_equal_seeds_are_refused(wrong, tmp_path):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"num_steps": [8, 16]}, "'num_steps' is no hyperparameter of ppo that is a number and may differ"),
+        ({"num_steps": [8, 16]}, "'num_steps' is no hyperparameter of a2c that is a number and may differ"),
         ({"learning_rat": [1, 2]}, "Did you mean 'learning_rate'"),
         ({"learning_rate": [1e-3]}, "one number for each of 2 seeds, got 1"),
         ({"learning_rate": [1e-3, -1]}, "expected a number above 0"),

@@ -21,6 +21,7 @@ from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
+from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
 from policy_gradients.training.devices import make_mesh
 from policy_gradients.training.loggers import Loggers, make_loggers
@@ -169,7 +170,7 @@ class _Session:
         self.exportable = agent is None  # a bundle describes our networks only
         self.film = experiment.video and self.exportable and make_env is None
         self.steps_per_update = parts.env.spec.num_envs * experiment.hyperparameters.num_steps
-        self.updates = max(1, math.ceil(experiment.total_steps / self.steps_per_update))
+        self.updates = count_updates(experiment.total_steps, self.steps_per_update)
         self.init_key, self.key, self.eval_key, self.restart_key = jax.random.split(jax.random.key(experiment.seed), 4)
         self.progress: Progress = make_progress(experiment, run)
         self.watch = EngineWatch(parts.env.spec, self.progress.message)
@@ -219,12 +220,12 @@ class _Session:
             for metrics in rows:
                 update += 1
                 metrics |= {"time/iterations": update, "time/fps": rate, "time/compile": program.compile_seconds}
-                if self._due(update, self.experiment.evaluation.num_evaluations):
+                if is_due(update, self.updates, self.experiment.evaluation.num_evaluations):
                     metrics |= self._evaluate(state, update)
                 metrics["time/time_elapsed"] = self._time_elapsed()
                 loggers.log(update, metrics)
                 self.progress.update(int(metrics["time/total_timesteps"]), metrics)
-            if self._due(update, self.experiment.checkpoint.num_checkpoints):
+            if is_due(update, self.updates, self.experiment.checkpoint.num_checkpoints):
                 saved = update
                 self._save(state, update)
         if saved < update:  # stopped by a signal, or no checkpoint was due at the end
@@ -234,8 +235,8 @@ class _Session:
     def _iterate(self, program: Program, state: RunState, update: int) -> tuple[RunState, list[dict[str, float]]]:
         """One call: as many updates as suit it, up to the next at whose end something is due; and their metrics."""
         times = self.experiment.evaluation.num_evaluations, self.experiment.checkpoint.num_checkpoints
-        ends = (n for n in range(1, program.suggested) if any(self._due(update + n, count) for count in times))
-        count = min(next(ends, program.suggested), self.updates - update)
+        due = (n for n in range(1, program.suggested) if any(is_due(update + n, self.updates, each) for each in times))
+        count = min(next(due, program.suggested), self.updates - update)
         try:
             state, rows = program(state, update, count)
         except EnvironmentFailure as failure:
@@ -254,10 +255,6 @@ class _Session:
 
     def _time_elapsed(self) -> float:
         return self.earlier + time.perf_counter() - self.began
-
-    def _due(self, update: int, times: int) -> bool:
-        """True where one of `times` evenly spread moments of the run falls on `update`; the last is the run's end."""
-        return times > 0 and update * times // self.updates > (update - 1) * times // self.updates
 
     def _evaluate(self, state: RunState, update: int) -> dict[str, float]:
         if self.judge is None:

@@ -17,6 +17,7 @@ import numpy as np
 from policy_gradients import compilation
 from policy_gradients.environments.base import Environment
 from policy_gradients.environments.host import with_cause
+from policy_gradients.training.calendar import count_updates, due_updates
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.products import Evaluation
 from policy_gradients.training.rollout import Carry, init_carry
@@ -37,9 +38,8 @@ class Member(NamedTuple):
 def moments(experiment: Experiment) -> tuple[int, ...]:
     """The updates after which members are judged: those of the experiment's evaluations, or else 20 evenly spread."""
     steps_per_update = experiment.env.num_envs * experiment.hyperparameters.num_steps
-    updates = max(1, math.ceil(experiment.total_steps / steps_per_update))
-    times = experiment.evaluation.num_evaluations or REPORTS
-    return tuple(sorted({math.ceil(updates * k / times) for k in range(1, times + 1)}))
+    updates = count_updates(experiment.total_steps, steps_per_update)
+    return due_updates(updates, experiment.evaluation.num_evaluations or REPORTS)
 
 
 def train_members(

@@ -20,6 +20,7 @@ from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError, suggest
 from policy_gradients.estimation.normalization import Count
 from policy_gradients.evaluation.statistics import Interval, bootstrap, mean
+from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, validate
 from policy_gradients.training.loop import Run
 from policy_gradients.training.member_run import MemberRun
@@ -140,7 +141,7 @@ class _Session:
         self.runs = [MemberRun(e, parent / f"seed{e.seed}", env, exportable=agent is None) for e in experiments]
         self.make_eval_env = make_eval_env
         self.steps_per_update = env.spec.num_envs * self.experiment.hyperparameters.num_steps
-        self.updates = max(1, math.ceil(self.experiment.total_steps / self.steps_per_update))
+        self.updates = count_updates(self.experiment.total_steps, self.steps_per_update)
         total = replace(self.experiment, total_steps=len(self.runs) * self.updates * self.steps_per_update)
         self.progress: Progress = make_progress(total, parent)
         self.watch = EngineWatch(env.spec, self.progress.message)
@@ -191,12 +192,14 @@ class _Session:
 
     def _report(self, at: Stage, told: Mapping[str, float]) -> None:
         """Metrics of one update to every seed's files, its evaluation and checkpoint where they are due, progress."""
-        scores = self._evaluate(at) if self._due(at, self.experiment.evaluation.num_evaluations) else None
+        judged = is_due(at.update, self.updates, self.experiment.evaluation.num_evaluations)
+        kept = is_due(at.update, self.updates, self.experiment.checkpoint.num_checkpoints)
+        scores = self._evaluate(at) if judged else None
         high, low = jax.device_get(at.learner.step)
         for i, run in enumerate(self.runs):
             taken = {"time/total_timesteps": int(Count(high[i], low[i]))}
             run.note(at, i, {**told, **taken, **(scores[i] if scores else {})})
-            if self._due(at, self.experiment.checkpoint.num_checkpoints):
+            if kept:
                 run.save(at, i, told["time/time_elapsed"])
         alive = [run.result for run in self.runs if not run.lost]
         steps = at.update * self.steps_per_update * len(self.runs)
@@ -208,10 +211,6 @@ class _Session:
         if self.judge is None:
             self.judge = Evaluation.build(self.experiment, self.agent, self.make_eval_env)
         return evaluate_members(self.judge, self.members, at)
-
-    def _due(self, at: Stage, times: int) -> bool:
-        """As in a run of one seed: `times` evenly spread moments, the last at the end."""
-        return times > 0 and at.update * times // self.updates > (at.update - 1) * times // self.updates
 
     def _note_lost(self, at: Stage) -> None:
         """Names the seeds that have just met numbers that are not finite."""

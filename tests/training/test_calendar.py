@@ -1,0 +1,25 @@
+"""When evaluations and checkpoints are due."""
+
+import pytest
+
+from policy_gradients.training.calendar import count_updates, due_updates, is_due
+
+
+@pytest.mark.parametrize(("total", "updates"), [(1, 1), (64, 1), (65, 2), (640, 10)])
+def test_a_run_has_as_many_updates_as_its_steps_need(total, updates):
+    assert count_updates(total, 64) == updates
+
+
+def test_moments_are_evenly_spread_and_the_last_is_the_end():
+    assert due_updates(100, 4) == (25, 50, 75, 100)
+    assert due_updates(10, 3) == (4, 7, 10)
+
+
+def test_more_moments_than_updates_are_one_after_each():
+    assert due_updates(3, 20) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("times", [0, 1, 3, 7, 10, 13])
+def test_an_update_is_due_exactly_where_it_is_among_the_due_ones(times):
+    for updates in range(1, 24):
+        assert tuple(u for u in range(1, updates + 1) if is_due(u, updates, times)) == due_updates(updates, times)
