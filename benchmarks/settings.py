@@ -79,7 +79,7 @@ class Setting:
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """`name=value` pairs with dotted paths (`env.num_envs=64`) as one layer of an experiment; lists, maps as JSON."""
+    """`name=value` pairs with dotted paths (`env.num_envs=64`) as one layer of an experiment; lists, maps, flags as JSON."""
     layer: dict[str, Any] = {}
     for pair in pairs:
         path, _, value = pair.partition("=")
@@ -87,7 +87,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         at = layer
         for parent in parents:
             at = at.setdefault(parent, {})
-        at[name] = json.loads(value) if value[:1] in "[{" else value
+        at[name] = json.loads(value) if value[:1] in "[{" or value in ("true", "false") else value
     return layer
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, EnvState, Step
+from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, EnvState, Step, first_elapsed
 from policy_gradients.environments.device import device_environment
 from policy_gradients.errors import UserError
 
@@ -47,6 +47,7 @@ def autoreset(
     step: RawStep,
     max_episode_steps: int | None = None,
     discard_unstable: bool = False,
+    stagger: bool = False,
 ) -> Environment:
     """The batched `Environment` of a raw environment written in JAX.
 
@@ -63,6 +64,7 @@ def autoreset(
         max_episode_steps: Environment steps after which an episode is truncated; None for no limit.
         discard_unstable: For simulations that can fail: a copy whose observation or reward is NaN or beyond `HUGE` is
             reset, its row is not valid and holds zeros, and `env/unstable_worlds` counts it.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`); needs a limit.
 
     Returns:
         The environment; its `spec.max_episode_steps` is `max_episode_steps`.
@@ -75,13 +77,18 @@ def autoreset(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{spec.id}: {name} must be an integer of 1 or more, not {value!r}.")
     _check_raw(spec, reset, step)
+    if stagger and max_episode_steps is None:
+        raise UserError(
+            f"{spec.id}: stagger spreads the ends by a time limit, but there is none; set max_episode_steps."
+        )
+    begun = first_elapsed(spec.num_envs, max_episode_steps or 1) * stagger
 
     def reset_all(key: Array) -> tuple[AutoresetState, Array]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(spec.num_envs))
         clock = jnp.uint32(0)
         raw, obs = jax.vmap(reset)(_fold(keys, _reset_draw(clock)))
         unstable = jnp.int32(0) if discard_unstable else None
-        return AutoresetState(raw, keys, clock, jnp.zeros(spec.num_envs, jnp.int32), unstable), obs
+        return AutoresetState(raw, keys, clock, jnp.asarray(begun, jnp.int32), unstable), obs
 
     def step_all(state: AutoresetState, action: Array) -> tuple[AutoresetState, Step]:
         clock = state.clock + 1
@@ -101,7 +108,7 @@ def autoreset(
         return AutoresetState(raw, state.key, clock, jnp.where(done, 0, steps), unstable), out._replace(obs=obs)
 
     environment = device_environment(
-        dataclasses.replace(spec, max_episode_steps=max_episode_steps), reset_all, step_all
+        dataclasses.replace(spec, max_episode_steps=max_episode_steps, staggered=stagger), reset_all, step_all
     )
     return environment._replace(metrics=_count_unstable) if discard_unstable else environment
 

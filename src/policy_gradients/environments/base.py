@@ -73,6 +73,7 @@ class EnvironmentSpec:
         control_bounds: The simulator's own Box of actions, before the action map; None for Discrete.
         frames: Observations that `wrappers.frame_stack` joined into one.
         obs_clip: Bound that `wrappers.clip_obs` put on every coordinate of an observation, or None.
+        staggered: True where first episodes are cut short at different times (`first_elapsed`).
         dt: Seconds of simulated time per step, where the simulator has time.
         obs_names, action_names: Names of the coordinates, where the simulator has them.
         versions: Library versions that decide the physics, by name.
@@ -90,10 +91,25 @@ class EnvironmentSpec:
     control_bounds: Box | None = None
     frames: int = 1
     obs_clip: float | None = None
+    staggered: bool = False
     dt: float | None = None
     obs_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def first_elapsed(num_envs: int, max_episode_steps: int) -> np.ndarray:
+    """Steps that each copy's first episode counts as taken, so that the ends by the time limit are spread evenly.
+
+    Copies that begin together and seldom fail reach the limit together, episode after episode: every batch is then of
+    one stretch of the episode, and the policy is pulled from one to the next. Copy i counts from the i-th number of
+    the golden ratio's sequence, which spreads any number of copies evenly; copy 0 from 0.
+
+    Returns:
+        int32 [N], each below `max_episode_steps`.
+    """
+    golden = (5**0.5 - 1) / 2
+    return (np.arange(num_envs) * golden % 1.0 * max_episode_steps).astype(np.int32)
 
 
 class Step(NamedTuple):

@@ -45,13 +45,16 @@ class Task(NamedTuple):
     action_names: tuple[str, ...]
 
 
-def make_classic(id: str, num_envs: int, max_episode_steps: int | None = None, **options: Any) -> Environment:
+def make_classic(
+    id: str, num_envs: int, max_episode_steps: int | None = None, stagger: bool = False, **options: Any
+) -> Environment:
     """A classic control task as `num_envs` copies inside the compiled program.
 
     Args:
         id: One of `CLASSIC_IDS`.
         num_envs: N, copies stepped together.
         max_episode_steps: Environment steps after which an episode is truncated; None for Gymnasium's limit.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         **options: Gymnasium's own: `sutton_barto_reward` (CartPole: 0 per step and −1 at the fall), `g` (Pendulum:
             gravity, m/s²), `goal_velocity` (both MountainCars: least velocity at the flag, position per step).
 
@@ -78,7 +81,7 @@ def make_classic(id: str, num_envs: int, max_episode_steps: int | None = None, *
         versions={"jax": jax.__version__},
     )
     step: RawStep = lambda key, state, action: task.step(key, state, action, **options)  # noqa: E731
-    return autoreset(spec, task.reset, step, limit)
+    return autoreset(spec, task.reset, step, limit, stagger=stagger)
 
 
 def _checked_options(id: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

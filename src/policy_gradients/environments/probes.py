@@ -92,7 +92,9 @@ _PROBES: Mapping[str, _Probe] = {
 PROBE_IDS = tuple(_PROBES)
 
 
-def make_probe(id: str, num_envs: int, max_episode_steps: int | None = None, continuous: bool = False) -> Environment:
+def make_probe(
+    id: str, num_envs: int, max_episode_steps: int | None = None, stagger: bool = False, continuous: bool = False
+) -> Environment:
     """A probe as `num_envs` copies inside the compiled program.
 
     Args:
@@ -100,6 +102,7 @@ def make_probe(id: str, num_envs: int, max_episode_steps: int | None = None, con
         num_envs: N, copies stepped together.
         max_episode_steps: Environment steps after which an episode is truncated; None for the probe's own limit, which
             only ProbeTimeLimit-v0 has.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         continuous: One real action in [−1, 1] instead of two discrete ones.
 
     Raises:
@@ -139,7 +142,7 @@ def make_probe(id: str, num_envs: int, max_episode_steps: int | None = None, con
         control_bounds=unit_box if continuous else None,
         obs_names=("s",),
     )
-    return autoreset(spec, reset, step, limit)
+    return autoreset(spec, reset, step, limit, stagger=stagger)
 
 
 def probe_solution(id: str, gamma: float, continuous: bool = False) -> ProbeSolution:

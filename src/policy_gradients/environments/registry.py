@@ -44,6 +44,7 @@ def make(
     action_map: str = "clip",
     num_threads: int = 0,
     max_episode_steps: int | None = None,
+    stagger: bool = False,
     frame_stack: int = 1,
     obs_clip: float | None = None,
     reward_clip: float | tuple[float, float] | None = None,
@@ -61,6 +62,8 @@ def make(
             (`wrappers.rescale_actions`).
         num_threads: Threads, for Gymnasium worker processes; 0 for one per core.
         max_episode_steps: Environment steps after which an episode is truncated; None for the task's own limit.
+        stagger: Cut first episodes short at different times, so that the ends by the time limit do not come all at
+            once (`base.first_elapsed`). For MuJoCo tasks and environments in JAX; never in an evaluation.
         frame_stack: Observations joined into one. Atari through EnvPool stacks 4 by itself; a number above 1 replaces
             that 4.
         obs_clip: Bound on raw observations; None for no clipping.
@@ -87,6 +90,12 @@ def make(
         kwargs, frame_stack = _atari_options(name, frame_stack, reward_clip, evaluation, kwargs)
     if steps_it == "warp" and mesh is not None:
         kwargs = {**kwargs, "mesh": mesh}
+    if stagger and steps_it in ("envpool", "gymnasium"):
+        raise UserError(
+            f"stagger is for MuJoCo tasks and environments in JAX, but {steps_it} steps {name!r}: leave it off."
+        )
+    if stagger and not evaluation:
+        kwargs = {**kwargs, "stagger": True}
     env = _construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
     try:
         env = stack_frames(rescale_actions(env, action_map), frame_stack)

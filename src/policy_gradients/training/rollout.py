@@ -32,11 +32,14 @@ class Carry(NamedTuple):
 
 
 def init_carry(env: Environment, key: Key) -> Carry:
-    """The environments reset, and no episode finished."""
+    """The environments reset, and no episode finished.
+
+    Where first episodes are cut short (`EnvironmentSpec.staggered`) their running return is NaN: they are not counted.
+    """
     env_state, obs = env.reset(key)
     n = env.spec.num_envs
     window = EpisodeWindow(
-        jnp.zeros(n, jnp.float32), jnp.zeros(n, jnp.int32),
+        jnp.full(n, jnp.nan if env.spec.staggered else 0.0, jnp.float32), jnp.zeros(n, jnp.int32),
         jnp.zeros(WINDOW, jnp.float32), jnp.zeros(WINDOW, jnp.float32), jnp.zeros((), jnp.int32),
     )  # fmt: skip
     return Carry(env_state, obs, window)
@@ -69,7 +72,7 @@ def rollout(
 
 
 def _note_episodes(window: EpisodeWindow, trajectory: Transition) -> EpisodeWindow:
-    """The window with a trajectory's episodes, from its valid rows' raw rewards."""
+    """The window with a trajectory's episodes, from its valid rows' raw rewards; a return of NaN is left out."""
     done = (trajectory.terminated | trajectory.truncated) & trajectory.valid
 
     def step(running: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[tuple, tuple]:
@@ -81,7 +84,7 @@ def _note_episodes(window: EpisodeWindow, trajectory: Transition) -> EpisodeWind
     running, (totals, lengths) = jax.lax.scan(
         step, (window.running_return, window.running_length), (trajectory.reward, done, trajectory.valid), unroll=8
     )
-    ends = done.reshape(-1)
+    ends = (done & ~jnp.isnan(totals)).reshape(-1)
     rank = jnp.cumsum(ends, dtype=jnp.int32) - 1  # 0, 1, … among this trajectory's episodes, oldest first
     count = rank[-1] + 1
     kept = ends & (rank >= count - WINDOW)  # of more than 100, the latest: no slot is written twice

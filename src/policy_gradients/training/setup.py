@@ -79,8 +79,8 @@ def make_environment(
         action_map = "tanh" if distribution == "tanh_normal" else "clip"
     return make(
         env.id, num_envs, engine=env.engine, action_map=action_map, num_threads=env.num_threads,
-        max_episode_steps=env.max_episode_steps, frame_stack=env.frame_stack, obs_clip=env.obs_clip,
-        reward_clip=env.reward_clip, evaluation=evaluation, mesh=mesh, **env.kwargs,
+        max_episode_steps=env.max_episode_steps, stagger=env.stagger, frame_stack=env.frame_stack,
+        obs_clip=env.obs_clip, reward_clip=env.reward_clip, evaluation=evaluation, mesh=mesh, **env.kwargs,
     )  # fmt: skip
 
 

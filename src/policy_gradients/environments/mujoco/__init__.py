@@ -20,7 +20,12 @@ MUJOCO_IDS: tuple[str, ...] = tuple(DEFINITIONS)
 
 
 def make_mujoco(
-    id: str, num_envs: int, num_threads: int = 0, max_episode_steps: int | None = None, **options: Any
+    id: str,
+    num_envs: int,
+    num_threads: int = 0,
+    max_episode_steps: int | None = None,
+    stagger: bool = False,
+    **options: Any,
 ) -> "Environment":
     """A MuJoCo task as an `Environment` of `num_envs` worlds that reset themselves.
 
@@ -29,6 +34,7 @@ def make_mujoco(
         num_envs: N.
         num_threads: Threads to step worlds in; 0 for one per processor.
         max_episode_steps: Environment steps after which an episode is truncated; None for the task's own.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         **options: Gymnasium's keyword arguments that change the task, by Gymnasium's names and with its defaults:
             `forward_reward_weight`, `ctrl_cost_weight`, `terminate_when_unhealthy`, `reset_noise_scale`, `xml_file` …
 
@@ -40,4 +46,4 @@ def make_mujoco(
     from policy_gradients.environments.host import host_environment
     from policy_gradients.environments.mujoco.batch import MujocoSimulator
 
-    return host_environment(MujocoSimulator(task, num_envs, num_threads, max_episode_steps))
+    return host_environment(MujocoSimulator(task, num_envs, num_threads, max_episode_steps, stagger))

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from policy_gradients.environments.base import EnvironmentFailure, Step
+from policy_gradients.environments.base import EnvironmentFailure, Step, first_elapsed
 from policy_gradients.environments.mujoco.noise import StartNoise
 from policy_gradients.environments.mujoco.physics import physics, start_row
 from policy_gradients.environments.mujoco.specification import specification
@@ -29,7 +29,14 @@ class MujocoSimulator:
         qpos: Positions of every world's joints now, to record and to replay with `render_frames`  [N, nq].
     """
 
-    def __init__(self, task: Task, num_envs: int, num_threads: int = 0, max_episode_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        num_threads: int = 0,
+        max_episode_steps: int | None = None,
+        stagger: bool = False,
+    ) -> None:
         """Compile nothing, start threads.
 
         Args:
@@ -37,6 +44,7 @@ class MujocoSimulator:
             num_envs: N.
             num_threads: Threads to step worlds in; 0 for one per processor.
             max_episode_steps: Environment steps after which an episode is truncated; None for the task's own.
+            stagger: Cut first episodes short at different times (`first_elapsed`).
 
         Raises:
             UserError: A count is not a whole number in its range.
@@ -49,7 +57,7 @@ class MujocoSimulator:
         self._physics = physics(task, num_envs, num_threads)
         self._fields, self._start = self._physics.fields, start_row(task.model)
         self._noise = StartNoise(*task.rules.draws)
-        self.spec = specification(task, "mujoco", num_envs, limit, on_host=True)
+        self.spec = specification(task, "mujoco", num_envs, limit, on_host=True, staggered=stagger)
         self.qpos = self._fields["qpos"]
         self._seed = 0
         self._elapsed, self._episode = np.zeros(num_envs, np.int32), np.zeros(num_envs, np.int64)
@@ -73,6 +81,8 @@ class MujocoSimulator:
         self._episode[:] = 0
         self._physics.clear()
         self._begin(np.arange(len(self._episode), dtype=np.int32))
+        if self.spec.staggered:
+            self._elapsed[:] = first_elapsed(len(self._elapsed), self._limit)
         return self._obs
 
     @np.errstate(invalid="ignore", over="ignore")  # what is not finite raises below, with its name

@@ -10,7 +10,7 @@ from policy_gradients.environments.mujoco.tasks import Task
 
 
 def specification(
-    task: Task, engine: str, num_envs: int, max_episode_steps: int, *, on_host: bool, **versions: str
+    task: Task, engine: str, num_envs: int, max_episode_steps: int, *, on_host: bool, staggered: bool, **versions: str
 ) -> EnvironmentSpec:
     """The specification of a task in `num_envs` worlds; `versions` are those of the engine's own packages."""
     names, (low, high) = task.rules.obs_names, task.model.actuator_ctrlrange.T
@@ -25,6 +25,7 @@ def specification(
         max_episode_steps=max_episode_steps,
         on_host=on_host,
         control_bounds=control,
+        staggered=staggered,
         dt=task.rules.constants.dt,
         obs_names=names,
         action_names=actuator_names(task.model),

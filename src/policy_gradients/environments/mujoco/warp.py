@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from policy_gradients.environments.base import Array, Environment, Step
+from policy_gradients.environments.base import Array, Environment, Step, first_elapsed
 from policy_gradients.environments.device import device_environment, key_data
 from policy_gradients.environments.devices import over_devices
 from policy_gradients.environments.mujoco.specification import specification
@@ -54,6 +54,7 @@ def make_warp(
     max_episode_steps: int | None = None,
     device: str | None = None,
     mesh: Mesh | None = None,
+    stagger: bool = False,
     **options: Any,
 ) -> Environment:
     """A MuJoCo task as an `Environment` of `num_envs` worlds on a GPU.
@@ -73,6 +74,7 @@ def make_warp(
         device: Warp's name of a device; None for JAX's default GPU. "cpu" is for tests: some fifty times slower than
             the C engine.
         mesh: Several devices, each of which steps its share of the worlds with an engine of its own.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         **options: Gymnasium's keyword arguments that change the task.
 
     Raises:
@@ -90,9 +92,9 @@ def make_warp(
     devices = pick_devices(warp, device, mesh)
     share = num_envs // (1 if mesh is None else mesh.size)
     announce_kernels(warp, task, devices[0])
-    worlds = _Worlds(task, share, limit, devices)
+    worlds = _Worlds(task, share, limit, stagger, devices)
     versions = {"mujoco-warp": importlib.metadata.version("mujoco-warp"), "warp-lang": warp.__version__}
-    spec = specification(task, "warp", share, limit, on_host=False, **versions)
+    spec = specification(task, "warp", share, limit, on_host=False, staggered=stagger, **versions)
     env = device_environment(spec, worlds.reset, worlds.step)
     if mesh is not None:
         env = over_devices(env, mesh)
@@ -124,10 +126,11 @@ def _restore(env: Environment, arrays: Mapping[str, np.ndarray], state: WarpStat
 class _Worlds:
     """`reset` and `step` of N worlds, as pure functions."""
 
-    def __init__(self, task: Task, num_envs: int, limit: int, devices: Sequence[Any]) -> None:
+    def __init__(self, task: Task, num_envs: int, limit: int, stagger: bool, devices: Sequence[Any]) -> None:
         from policy_gradients.environments.mujoco.warp_physics import WarpPhysics
 
         self._rules, self._limit, self._n = task.rules, limit, num_envs
+        self._begun = first_elapsed(num_envs, limit) * stagger
         self._nv = task.model.nv
         self._moving = WarpPhysics(task, num_envs, devices, moves=True)
         self._still: WarpPhysics | None = None
@@ -139,8 +142,7 @@ class _Worlds:
         first, ready = (self._fresh(jax.random.fold_in(key, i)) for i in range(2))
         first = jax.tree.map(lambda x: x[: self._n], first)
         ready = None if self._still is None else ready
-        zero = jnp.zeros((), jnp.int32)
-        elapsed = jnp.zeros(self._n, jnp.int32)
+        elapsed, zero = jnp.asarray(self._begun, jnp.int32), jnp.zeros((), jnp.int32)
         state = WarpState(first.physics, first.before, elapsed, key, jnp.uint32(2), ready, zero, zero, zero)
         return state, first.obs
 

@@ -15,7 +15,9 @@ SUITES = ("gymnax", "brax", "playground", "jumanji")
 """Prefixes of ids, and names of the extras and of the modules here."""
 
 
-def make_suite(suite: str, id: str, num_envs: int, max_episode_steps: int | None = None, **options: Any) -> Environment:
+def make_suite(
+    suite: str, id: str, num_envs: int, max_episode_steps: int | None = None, stagger: bool = False, **options: Any
+) -> Environment:
     """An environment of a suite as `num_envs` copies inside the compiled program.
 
     Args:
@@ -23,6 +25,7 @@ def make_suite(suite: str, id: str, num_envs: int, max_episode_steps: int | None
         id: One of `suite_ids(suite)`.
         num_envs: N, copies stepped together.
         max_episode_steps: Environment steps after which an episode is truncated; None for the suite's own limit.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         **options: The suite's own, as its module says.
 
     Raises:
@@ -31,7 +34,7 @@ def make_suite(suite: str, id: str, num_envs: int, max_episode_steps: int | None
         EnvironmentFailure: The suite cannot make or trace the environment.
     """
     task = load_task(suite, id, max_episode_steps, **options)
-    return suite_environment(suite, id, task, num_envs, max_episode_steps)
+    return suite_environment(suite, id, task, num_envs, max_episode_steps, stagger)
 
 
 def load_task(suite: str, id: str, max_episode_steps: int | None = None, **options: Any) -> SuiteTask:

@@ -54,7 +54,7 @@ class SuiteTask(NamedTuple):
 
 
 def suite_environment(
-    suite: str, id: str, task: SuiteTask, num_envs: int, max_episode_steps: int | None
+    suite: str, id: str, task: SuiteTask, num_envs: int, max_episode_steps: int | None, stagger: bool = False
 ) -> Environment:
     """A suite's environment as `num_envs` copies that reset themselves; copies out of control are reset and counted.
 
@@ -89,7 +89,7 @@ def suite_environment(
         dt=task.dt,
         versions=_versions((*task.packages, "jax")),
     )
-    return autoreset(spec, reset, step, limit, discard_unstable=True)
+    return autoreset(spec, reset, step, limit, discard_unstable=True, stagger=stagger)
 
 
 def observation_vector(observation: Any) -> Array:
