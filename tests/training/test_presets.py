@@ -40,11 +40,14 @@ def test_an_environment_that_nobody_tuned_has_no_preset(env_id):
     assert find_preset("ppo", env_id) is None
 
 
-def test_an_entry_that_extends_another_lays_its_settings_over_the_others_and_keeps_its_gpu():
+def test_an_entry_that_extends_another_lays_its_settings_over_the_others_beside_a_gpu_too():
     base, own = get_preset("ppo", "Planar walkers"), get_preset("ppo", "HalfCheetah")
     assert own.settings["network"]["log_std_init"] != base.settings["network"]["log_std_init"]
     assert own.settings == merge(base.settings, {"network": {"log_std_init": own.settings["network"]["log_std_init"]}})
-    assert own.gpu == base.gpu is not None
+    assert own.gpu and base.gpu
+    alone = {"total_steps": 120_000_000, "env": {"stagger": True}, "hyperparameters": {"entropy_coef": 0.01}}
+    assert own.gpu["settings"] == merge(base.gpu["settings"], alone)
+    assert get_preset("trpo", "HalfCheetah").gpu is None
 
 
 def test_later_layers_win_over_the_preset_and_the_preset_over_the_defaults():

@@ -40,7 +40,7 @@ def presets(algorithm: str) -> tuple[Preset, ...]:
     for name, entry in load_mapping(file).items():
         base = found[entry["extends"]] if "extends" in entry else None
         settings = merge(base.settings if base else {}, entry["settings"])
-        gpu = entry.get("gpu", base.gpu if base else None)
+        gpu = merge((base and base.gpu) or {}, entry.get("gpu") or {}) or None
         found[name] = Preset(name, tuple(entry["environments"]), entry["source"], settings, gpu)
     return tuple(found.values())
 
