@@ -1,4 +1,4 @@
-"""Which of XLA's CPU options suit which of our programs. Accelerators get its defaults."""
+"""Which of XLA's options suit which of our programs."""
 
 from functools import cache
 
@@ -9,29 +9,33 @@ from policy_gradients import backend
 Options = dict[str, str | bool] | None
 
 
-def for_training() -> Options:
+def for_training(on_host: bool = False) -> Options:
     """For the iteration, which runs all the time: 8–12 % faster than by default (benchmarks/README.md).
 
     XLA's library for fused reductions is slow on rows as short as an action, and its concurrent schedule costs more
     than it gains in gradient steps of a tenth of a millisecond.
+
+    A GPU gets XLA's defaults, but beside a simulator on the host: this fusion makes such a call twice for every step
+    (openxla/xla#45799).
     """
     return _known(
-        {
+        cpu={
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
             "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        }
+        },
+        gpu={"xla_gpu_enable_dynamic_slice_fusion": False} if on_host else {},
     )
 
 
 def for_few_runs() -> Options:
     """For what runs once, or beside a simulator that takes all the time: compiled in half the time and memory."""
-    return _known({"xla_cpu_use_fusion_emitters": False})
+    return _known(cpu={"xla_cpu_use_fusion_emitters": False})
 
 
-def _known(options: dict[str, str | bool]) -> Options:
-    if backend.platform() != "cpu":
-        return None
-    return {name: value for name, value in options.items() if _is_known(name, value)} or None
+def _known(**options: dict[str, str | bool]) -> Options:
+    """The options of the platform that is computed on, without those that XLA does not know."""
+    mine = options.get(backend.platform(), {})
+    return {name: value for name, value in mine.items() if _is_known(name, value)} or None
 
 
 @cache

@@ -14,7 +14,7 @@ from policy_gradients.environments.autoreset import (
     _step_draw,
     autoreset,
 )
-from policy_gradients.environments.base import Discrete, EnvironmentSpec, box
+from policy_gradients.environments.base import Discrete, EnvironmentSpec, box, first_elapsed
 from policy_gradients.errors import UserError
 
 
@@ -22,7 +22,7 @@ def spec(num_envs, **changes):
     return EnvironmentSpec("Counting-v0", "jax", num_envs, box(-100, 100, (2,)), Discrete(2), **changes)
 
 
-def counting(num_envs, length, max_episode_steps=None):
+def counting(num_envs, length, max_episode_steps=None, **options):
     """Observes (steps so far, a number drawn at reset); ends after `length` steps, or earlier on action 1."""
 
     def reset(key):
@@ -33,7 +33,7 @@ def counting(num_envs, length, max_episode_steps=None):
         state = state.at[0].add(1)
         return state, state, state[0] * 10, (state[0] == length) | (action == 1)
 
-    return autoreset(spec(num_envs), reset, step, max_episode_steps)
+    return autoreset(spec(num_envs), reset, step, max_episode_steps, **options)
 
 
 def random_walk(num_envs, max_episode_steps=None):
@@ -95,6 +95,30 @@ def test_a_time_limit_truncates_and_the_count_starts_again():
     assert np.flatnonzero(steps.truncated[:, 0]).tolist() == [2, 5]
     assert not steps.terminated.any()
     np.testing.assert_array_equal(steps.final_obs[:, 0, 0], [1, 2, 3, 1, 2, 3, 1])
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 8192])
+def test_staggered_copies_reach_the_limit_at_times_that_are_spread_evenly(n):
+    elapsed = first_elapsed(n, 1000)
+    assert elapsed.dtype == np.int32 and elapsed[0] == 0 and elapsed.max() < 1000
+    ends = np.sort(np.append(elapsed, 1000))
+    assert np.diff(ends).max() <= 2 * 1000 / n + 1
+    np.testing.assert_array_equal(first_elapsed(5, 1000), first_elapsed(8192, 1000)[:5])
+
+
+def test_only_the_first_episode_of_a_staggered_copy_is_shorter():
+    env = counting(3, length=99, max_episode_steps=8, stagger=True)
+    _, _, steps = roller(env, 20)(KEY)
+    assert env.spec.staggered and not counting(3, 99, 8).spec.staggered
+    for copy, begun in enumerate(first_elapsed(3, 8)):
+        wanted = np.arange(8 - begun, 21, 8)
+        np.testing.assert_array_equal(1 + np.flatnonzero(steps.truncated[:, copy]), wanted)
+    assert len({int(np.argmax(steps.truncated[:, copy])) for copy in range(3)}) == 3
+
+
+def test_copies_without_a_limit_cannot_be_staggered():
+    with pytest.raises(UserError, match="there is none; set max_episode_steps"):
+        counting(2, 3, stagger=True)
 
 
 def test_an_end_of_the_process_restarts_the_count_of_the_time_limit():

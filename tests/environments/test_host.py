@@ -170,6 +170,22 @@ def test_steps_are_taken_in_order_and_once_inside_a_scan():
     assert state == 50
 
 
+def test_a_step_that_the_program_repeats_is_taken_once():
+    simulator = Scripted()
+    env = host_environment(simulator)
+
+    @jax.jit
+    def twice(state, row):
+        return env.step(state, row), env.step(state, row)
+
+    for _ in range(2):  # a reset begins anew, though its first step looks like the one before
+        one, other = twice(env.reset(KEY)[0], actions(1)[0])
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+        assert len(simulator.actions) == 1  # of this life: the reset before cleared them
+    env.step(jnp.int32(0), actions(2)[1])
+    assert len(simulator.actions) == 2
+
+
 def test_a_step_whose_results_nobody_reads_is_taken_all_the_same():
     simulator = Scripted()
     env = host_environment(simulator)

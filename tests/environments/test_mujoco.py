@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy_gradients.environments.base import EnvironmentFailure
+from policy_gradients.environments.base import EnvironmentFailure, first_elapsed
 from policy_gradients.environments.mujoco import MUJOCO_IDS, make_mujoco
 from policy_gradients.environments.mujoco.batch import MujocoSimulator
 from policy_gradients.environments.mujoco.noise import StartNoise
@@ -81,6 +81,18 @@ def test_worlds_episodes_and_seeds_start_differently():
     sim = simulator("HalfCheetah-v4", 4, limit=1)
     starts = [sim.reset(SEED).copy(), *play(sim, 2)[0], sim.reset(SEED + 1).copy(), sim.reset(12345).copy()]
     assert len(np.unique(np.concatenate(starts), axis=0)) == 5 * 4
+
+
+def test_staggered_worlds_reach_the_limit_one_after_another_from_every_reset():
+    sim = MujocoSimulator(load_task("HalfCheetah-v4"), 4, 1, 8, stagger=True)
+    plain = simulator("HalfCheetah-v4", 4, limit=8)
+    np.testing.assert_array_equal(sim.reset(SEED), plain.reset(SEED))
+    for _ in range(2):
+        sim.reset(SEED)
+        ends = np.array([sim.step(np.zeros((4, 6), np.float32)).truncated.copy() for _ in range(16)])
+        for world, begun in enumerate(first_elapsed(4, 8)):
+            np.testing.assert_array_equal(1 + np.flatnonzero(ends[:, world]), np.arange(8 - begun, 17, 8))
+    sim.close()
 
 
 def test_the_same_seed_starts_again_alike():

@@ -131,6 +131,19 @@ def test_rewards_can_be_clipped_to_an_interval_and_are_not_in_evaluation():
     assert rewards == [11, 5, 11]
 
 
+@pytest.mark.parametrize("id", ["Pendulum-v1", "HalfCheetah-v4"])
+def test_our_own_tasks_can_be_staggered_but_not_in_an_evaluation(id):
+    for evaluation in (False, True):
+        env = make(id, 2, num_threads=1, stagger=True, evaluation=evaluation)
+        assert env.spec.staggered is not evaluation
+        env.close()
+
+
+def test_what_cannot_be_staggered_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match="stagger is for MuJoCo tasks and environments in JAX, but gymnasium steps"):
+        make("gymnasium:CartPole-v1", 2, stagger=True)
+
+
 def test_a_callable_is_made_by_gymnasium_with_its_options():
     env = make(scripted.make_scripted, 1, num_workers=0, reset_raises_in_episode=5)
     assert env.spec.engine == "gymnasium" and env.spec.id == "make_scripted"

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("warp")
 pytest.importorskip("mujoco_warp")
 
+from policy_gradients.environments.base import first_elapsed
 from policy_gradients.environments.mujoco.warp import make_warp
 from policy_gradients.training.devices import make_mesh
 
@@ -69,6 +70,16 @@ def test_a_limit_cuts_all_worlds_and_the_next_episodes_begin_near_the_reference(
     assert np.abs(out.final_obs - out.obs).max() > 0.02, "the last observation is the old episode's"
     assert not np.array_equal(out.obs, first), "every episode draws anew"
     assert (np.asarray(state.elapsed) == 0).all()
+
+
+def test_staggered_worlds_reach_the_limit_one_after_another(hopper):
+    env = make_warp("Hopper-v4", N, max_episode_steps=N, stagger=True, device="cpu")
+    step, (state, _) = jax.jit(env.step), jax.jit(env.reset)(jax.random.key(0))
+    np.testing.assert_array_equal(state.elapsed, first_elapsed(N, N))
+    state, out = step(state, jnp.zeros((N, 3)))
+    np.testing.assert_array_equal(out.truncated, first_elapsed(N, N) == N - 1)
+    np.testing.assert_array_equal(state.elapsed, (first_elapsed(N, N) + 1) % N)
+    assert not hopper[0].spec.staggered
 
 
 def test_a_world_that_becomes_unstable_is_reset_counted_and_not_learnt_from(hopper):

@@ -1,5 +1,6 @@
 """The rollout: what a trajectory records, and what is told of its episodes."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -110,6 +111,17 @@ def test_an_episode_goes_on_from_one_rollout_to_the_next():
     assert metrics["rollout/ep_len_mean"] == np.mean([30, 2 + 4])
     assert metrics["rollout/ep_rew_mean"] == np.mean([30, 2 + 4])
     assert metrics["rollout/episodes"] == 1, "of this rollout alone"
+
+
+def test_the_first_episode_of_a_staggered_copy_is_not_counted():
+    """It was cut short, so its return says nothing; the one after it counts, also in a later rollout."""
+    carry = init_carry(ENV._replace(spec=replace(ENV.spec, staggered=True)), KEY)
+    rows = script(truncations=[(4, 0), (9, 2)], ends=[(14, 0)])
+    for i, counted in enumerate([[10], [10, 17 + 5, 10, 22 + 10]]):
+        carry = carry._replace(env_state=(jnp.int32(0), rows))
+        carry, _, metrics = program()(jax.random.fold_in(KEY, i), statistics(), carry)
+        assert metrics["rollout/ep_rew_mean"] == metrics["rollout/ep_len_mean"] == np.mean(counted)
+        assert carry.episodes.finished == len(counted)
 
 
 def test_means_over_no_episode_are_not_numbers():

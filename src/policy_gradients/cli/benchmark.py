@@ -100,7 +100,7 @@ def throughput(experiment: "Experiment", seconds: float = SECONDS) -> list[Timin
         steps = experiment.hyperparameters.num_steps * env.spec.num_envs
         key = jax.random.key(experiment.seed)
         timings = [
-            _time(name, jax.jit(program), key, start, seconds, steps)
+            _time(name, jax.jit(program), key, start, seconds, steps, parts.env.spec.on_host)
             for name, program, start in _programs(experiment, parts, state)
         ]
         return [*timings, _time_iteration(parts, key, state, seconds, steps)]
@@ -157,7 +157,7 @@ def _programs(experiment: "Experiment", parts: "Parts", state: Any) -> list[tupl
     return [("simulator", simulate, state.carry.env_state), ("rollout", act, state.carry)]
 
 
-def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int) -> Timing:
+def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps: int, on_host: bool) -> Timing:
     """Median time of a call, over as many as fit into `seconds` after two to warm up."""
     import jax
 
@@ -166,7 +166,7 @@ def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps
     from policy_gradients.environments.host import with_cause
 
     tick = time.perf_counter()
-    compiled = program.lower(key, carried).compile(compiler_options=compilation.for_training())
+    compiled = program.lower(key, carried).compile(compiler_options=compilation.for_training(on_host))
     compile_seconds = time.perf_counter() - tick
 
     def call() -> None:

@@ -144,7 +144,7 @@ class StandIn:
 
 def _seconds(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
     """Median time of a call, over as many as fit into `SECONDS` after one to warm up; and what it returns."""
-    program = jax.jit(function).lower(*args).compile(compiler_options=compilation.for_training())
+    program = jax.jit(function).lower(*args).compile(compiler_options=compilation.for_training(on_host=True))
     out = jax.block_until_ready(program(*args))
     times: list[float] = []
     while not times or sum(times) < SECONDS:

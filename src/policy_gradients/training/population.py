@@ -162,7 +162,7 @@ def _programs(experiment: Experiment, env: Environment, agent: ActorCritic) -> t
     first = jax.jit(_over_members(start, (0, 0), host), compiler_options=compilation.for_few_runs())
     each = _over_members(iterate, (0, 0, None, 0, 0), host)
     donated = () if host else (3, 4)
-    return first, jax.jit(each, donate_argnums=donated, compiler_options=compilation.for_training())
+    return first, jax.jit(each, donate_argnums=donated, compiler_options=compilation.for_training(host))
 
 
 def _over_members(function: Callable[..., Any], axes: tuple[int | None, ...], on_host: bool) -> Callable[..., Any]:
