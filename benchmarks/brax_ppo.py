@@ -2,10 +2,10 @@
 
     python benchmarks/brax_ppo.py --env ant --backend spring --steps 20000000 --out benchmarks/results/brax_ppo.json
 
-The settings are those that Brax's own notebook has for ant; its critic's loss is ¼⟨(V − R̂)²⟩, value_coef 0.5 here. One difference is left: Brax cuts a batch into pieces of
-five steps before it estimates advantages, and this library has pieces of eighty. Steps per second are of whole
-iterations, without compilation and evaluations; returns are of 128 deterministic episodes. The two train in turn,
-`--repeats` times.
+The settings are those that Brax's own notebook has for ant; its critic's loss is ¼⟨(V − R̂)²⟩, value_coef 0.5 here. One
+difference is left: Brax cuts a batch into pieces of five steps before it estimates advantages, and this library has
+pieces of eighty. Steps per second are of whole iterations, without compilation and evaluations; returns are of 128
+deterministic episodes. The two train in turn, `--repeats` times.
 """
 
 import argparse

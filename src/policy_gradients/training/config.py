@@ -38,8 +38,8 @@ class EnvironmentConfig:
             (squash, then rescale), "none" (as it is), or "auto": tanh under a tanh_normal policy, else clip.
         max_episode_steps: Environment steps after which an episode is truncated; none for the task's own limit.
         stagger: Cut the first episode of every copy short at a time of its own, so that the ends by the time limit are
-            spread evenly instead of coming all at once (rsl_rl's init_at_random_ep_len). For MuJoCo tasks and
-            environments in JAX.
+            spread evenly instead of coming all at once (rsl_rl's init_at_random_ep_len). Worth it with
+            thousands of copies; for MuJoCo tasks and environments in JAX.
         frame_stack: Observations stacked into one; more shows the policy velocities that a single one hides.
         obs_clip: Bound on raw observations; none for no clipping (normalised ones have `normalization.obs_clip`).
         reward_clip: Bound on raw rewards; none for no clipping (Atari: 1, Mnih et al. 2015).
