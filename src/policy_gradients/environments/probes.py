@@ -93,7 +93,7 @@ PROBE_IDS = tuple(_PROBES)
 
 
 def make_probe(
-    id: str, num_envs: int, max_episode_steps: int | None = None, stagger: bool = False, continuous: bool = False
+    id: str, num_envs: int, max_episode_steps: int | None = None, continuous: bool = False, stagger: bool = False
 ) -> Environment:
     """A probe as `num_envs` copies inside the compiled program.
 
@@ -102,8 +102,8 @@ def make_probe(
         num_envs: N, copies stepped together.
         max_episode_steps: Environment steps after which an episode is truncated; None for the probe's own limit, which
             only ProbeTimeLimit-v0 has.
-        stagger: Cut first episodes short at different times (`base.first_elapsed`).
         continuous: One real action in [−1, 1] instead of two discrete ones.
+        stagger: Cut first episodes short at different times (`base.first_elapsed`).
 
     Raises:
         UserError: Unknown id, or `continuous` is no bool.
