@@ -79,7 +79,7 @@ class Setting:
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """`name=value` pairs with dotted paths (`env.num_envs=64`) as a layer of an experiment; lists, maps, flags as JSON."""
+    """`name=value` pairs with dotted paths (`env.num_envs=64`) as a layer of an experiment; lists, flags as JSON."""
     layer: dict[str, Any] = {}
     for pair in pairs:
         path, _, value = pair.partition("=")
