@@ -330,4 +330,7 @@ def test_two_devices_learn_what_one_learns(subject, history, masked):
     one = subject.update(KEY, learner, masked)
     two = jax.jit(subject.algorithm.update)(KEY, learner_spread, trajectory)
     assert_close(one[0], jax.device_get(two[0]), rtol=1e-5, atol=2e-6)
-    assert_close(one[1], jax.device_get(two[1]), rtol=1e-4, atol=2e-6)
+    metrics = [dict(jax.device_get(each[1])) for each in (one, two)]
+    residuals = [each.pop("train/cg_residual", 0.0) for each in metrics]  # of nearly equal vectors, as a share of ‖g‖
+    np.testing.assert_allclose(*residuals, atol=1e-5)
+    assert_close(*metrics, rtol=1e-4, atol=2e-6)
