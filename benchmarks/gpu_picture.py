@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_picture.py RESULTS... --before RESULTS... --out docs/images/gpu_learning.png
 
-Each file holds lines of `gpu.py learn`; runs of one label of a task are seeds of one setting.
+Each file holds lines of `gpu.py learn`; all runs of a task are drawn together, whatever their seeds and settings.
 """
 
 import argparse

@@ -15,8 +15,8 @@ def for_training(on_host: bool = False) -> Options:
     XLA's library for fused reductions is slow on rows as short as an action, and its concurrent schedule costs more
     than it gains in gradient steps of a tenth of a millisecond.
 
-    A GPU gets XLA's defaults, but beside a simulator on the host: this fusion can make such a call twice for a step
-    (openxla/xla#45799).
+    A GPU gets XLA's defaults, but beside a simulator on the host: its dynamic-slice fusion can make such a call
+    twice for a step (openxla/xla#45799).
     """
     return _known(
         cpu={

@@ -88,7 +88,7 @@ def autoreset(
         clock = jnp.uint32(0)
         raw, obs = jax.vmap(reset)(_fold(keys, _reset_draw(clock)))
         unstable = jnp.int32(0) if discard_unstable else None
-        return AutoresetState(raw, keys, clock, jnp.asarray(begun, jnp.int32), unstable), obs
+        return AutoresetState(raw, keys, clock, jnp.asarray(begun), unstable), obs
 
     def step_all(state: AutoresetState, action: Array) -> tuple[AutoresetState, Step]:
         clock = state.clock + 1

@@ -37,22 +37,25 @@ def host_environment(simulator: HostSimulator) -> Environment:
     action = shape(n, *spec.action_space.shape, dtype=spec.action_space.dtype)
     fields = (obs, obs, shape(n, dtype=jnp.float32), flag, flag, flag)  # of a Step
 
-    latest: list[Any] = [None, None, ()]  # count and actions of the latest step, and what it returned
+    latest: tuple[int, np.ndarray, tuple] | None = None  # count and actions of the latest step, and what it returned
 
     def reset_on_host(words: np.ndarray) -> tuple[np.ndarray, ...]:
-        latest[0] = None
+        nonlocal latest
+        latest = None
         observation = simulator.reset(int(words[0]) << 32 | int(words[1]))
         _check(spec.id, "reset", ("obs",), (observation,), (obs,))
         return np.zeros((), np.int32), observation
 
     def step_on_host(index: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        if latest[0] == index and np.array_equal(latest[1], actions):
+        nonlocal latest
+        if latest is not None and latest[0] == index and np.array_equal(latest[1], actions):
             return latest[2]
-        latest[0] = None
+        latest = None
         out = simulator.step(actions)
         _check(spec.id, "step", Step._fields, out, fields)
-        latest[:] = int(index), actions.copy(), (index + 1, *out)
-        return latest[2]
+        results = (index + 1, *out)
+        latest = int(index), actions.copy(), results
+        return results
 
     seed = shape(2, dtype=jnp.uint32)
     reset_call = _unbatched(host_call(reset_on_host, [seed], [count, obs]), spec.id)
@@ -70,7 +73,8 @@ def host_environment(simulator: HostSimulator) -> Environment:
         return {"step": np.asarray(state), **simulator.snapshot()}
 
     def restore(arrays: Mapping[str, np.ndarray], state: EnvState) -> EnvState:
-        latest[0] = None
+        nonlocal latest
+        latest = None
         simulator.restore({name: array for name, array in arrays.items() if name != "step"})
         return jnp.asarray(arrays["step"], jnp.int32)
 

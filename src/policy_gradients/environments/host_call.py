@@ -49,10 +49,10 @@ def host_call(
 ) -> Callable[..., list[Array]]:
     """A traceable call of a NumPy function: `function(*arrays)` returns one array per result.
 
-    Calls are never dropped or repeated, and are ordered only by their data: thread a counter through them. Arrays that
-    the function is given are valid until it returns. Where it is traced decides how it is called: on an accelerator
-    JAX's own callback is used, which copies every array several times, or on a CUDA device, where `CUDA_BRIDGE` is
-    "1" in the process's environment, the driver.
+    Calls are never dropped, and are ordered only by their data: thread a counter through them, which also shows the
+    function a call that XLA for a GPU repeats. Arrays that it is given are valid until it returns. Where it is traced
+    decides how it is called: on an accelerator JAX's own callback is used, which copies every array several times, or
+    on a CUDA device, where `CUDA_BRIDGE` is "1" in the process's environment, the driver.
     """
 
     @cache

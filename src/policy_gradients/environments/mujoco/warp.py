@@ -142,7 +142,7 @@ class _Worlds:
         first, ready = (self._fresh(jax.random.fold_in(key, i)) for i in range(2))
         first = jax.tree.map(lambda x: x[: self._n], first)
         ready = None if self._still is None else ready
-        elapsed, zero = jnp.asarray(self._begun, jnp.int32), jnp.zeros((), jnp.int32)
+        elapsed, zero = jnp.asarray(self._begun), jnp.zeros((), jnp.int32)
         state = WarpState(first.physics, first.before, elapsed, key, jnp.uint32(2), ready, zero, zero, zero)
         return state, first.obs
 
