@@ -48,13 +48,14 @@ def host_environment(simulator: HostSimulator) -> Environment:
 
     def step_on_host(index: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         nonlocal latest
-        if latest is not None and latest[0] == index and np.array_equal(latest[1], actions):
+        at = int(index)
+        if latest is not None and latest[0] == at and np.array_equal(latest[1], actions):
             return latest[2]
         latest = None
         out = simulator.step(actions)
         _check(spec.id, "step", Step._fields, out, fields)
         results = (index + 1, *out)
-        latest = int(index), actions.copy(), results
+        latest = at, actions.copy(), results
         return results
 
     seed = shape(2, dtype=jnp.uint32)
