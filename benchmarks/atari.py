@@ -150,7 +150,7 @@ def time_rollout(agent: Any, env: Any, config: Any, learner: Any, carry: Any, se
         return after, seen.log_prob.sum() + seen.reward.sum() + seen.obs[:, :, 0].sum() + seen.next_obs[:, :, 0].sum()
 
     key, calls = jax.random.key(1), 0
-    compiled = jax.jit(act).lower(key, carry).compile(compiler_options=compilation.for_training())
+    compiled = jax.jit(act).lower(key, carry).compile(compiler_options=compilation.for_training(on_host=True))
 
     def call() -> None:
         nonlocal carry, calls

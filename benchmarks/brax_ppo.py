@@ -2,10 +2,11 @@
 
     python benchmarks/brax_ppo.py --env ant --backend spring --steps 20000000 --out benchmarks/results/brax_ppo.json
 
-The settings are those that Brax's own notebook has for ant; its critic's loss is ¼⟨(V − R̂)²⟩, value_coef 0.5 here. One
-difference is left: Brax cuts a batch into pieces of five steps before it estimates advantages, and this library has
-pieces of eighty. Steps per second are of whole iterations, without compilation and evaluations; returns are of 128
-deterministic episodes. The two train in turn, `--repeats` times.
+The settings are those that Brax's own notebook has for ant; its critic's loss is ¼⟨(V − R̂)²⟩, value_coef 0.5 here, and
+its noise starts at softplus(0). One is free: Brax collects a batch in pieces of `--piece` steps, five in its notebook,
+and estimates advantages in each; this library's have the length of the batch, eighty. Steps per second are of whole
+iterations, without compilation and evaluations; returns are of 128 deterministic episodes. The two train in turn,
+`--repeats` times.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 EPISODES = 128
-PIECE = 5  # Brax's unroll length
+LOG_STD = -0.366  # log of Brax's softplus(0) + 0.001
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--backend", default="spring")
     parser.add_argument("--num-envs", type=int, default=4096)
     parser.add_argument("--num-steps", type=int, default=80, help="steps of an environment in an update")
+    parser.add_argument("--piece", type=int, default=80, help="Brax's unroll length; 5 in its notebook")
     parser.add_argument("--minibatches", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20_000_000)
@@ -53,12 +55,13 @@ def brax(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     if not hasattr(jax, "device_put_replicated"):  # which newer versions of JAX have dropped, and Brax 0.14 calls
         jax.device_put_replicated = lambda tree, devices: jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
     told: list[dict[str, Any]] = []
+    pieces = options.num_envs * options.num_steps // options.piece
     train.train(
         environment=envs.get_environment(options.env, backend=options.backend),
         num_timesteps=options.steps, num_evals=3, num_eval_envs=EPISODES, deterministic_eval=True, reward_scaling=10,
-        episode_length=1000, normalize_observations=True, unroll_length=PIECE, num_minibatches=options.minibatches,
+        episode_length=1000, normalize_observations=True, unroll_length=options.piece,
+        num_minibatches=options.minibatches, batch_size=pieces // options.minibatches, num_envs=options.num_envs,
         num_updates_per_batch=options.epochs, discounting=0.97, learning_rate=3e-4, entropy_cost=1e-2,
-        num_envs=options.num_envs, batch_size=options.num_envs * options.num_steps // PIECE // options.minibatches,
         seed=seed, progress_fn=lambda steps, metrics: told.append({"steps": int(steps), **metrics}),
     )  # fmt: skip
     last = told[-1]
@@ -90,7 +93,7 @@ def ours(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             },
             "network": {
                 "hidden": [32] * 4, "value_hidden": [256] * 5, "activation": "swish", "distribution": "tanh_normal",
-                "state_dependent_std": True,
+                "state_dependent_std": True, "log_std_init": LOG_STD,
             },
             "total_steps": options.steps, "seed": seed,
         }

@@ -2,13 +2,16 @@
 
     python benchmarks/gpu.py bare     HalfCheetah-v4 --num-envs 8192      the engine alone, random actions, autoreset
     python benchmarks/gpu.py speed    HalfCheetah-v4 [SETTINGS]           whole iterations: acting, physics, learning
+    python benchmarks/gpu.py split    HalfCheetah-v4 --seconds 30 [SETTINGS]   where an iteration's time goes
     python benchmarks/gpu.py learn    HalfCheetah-v4 --seconds 60 --marks 20 60 --seed 0 [SETTINGS]
     python benchmarks/gpu.py both     HalfCheetah-v4 --policy FILE --num-envs 200   one policy on Warp and on C
     python benchmarks/gpu.py cartpole --num-envs 262144
 
 Settings are `name=value` pairs of an experiment with dotted paths (`env.num_envs=8192`), laid over the preset for a
-GPU. `learn` trains for so many seconds and then plays the policy of each mark on MuJoCo's C engine, 20 deterministic
-episodes. Compilation and playing are timed apart. One JSON line each, to the screen and to --out.
+GPU. `split` trains for so many seconds and then times, on the states that the policy visits, whole iterations, the
+rollout alone, the engine alone under the same actions, and the update alone. `learn` trains for so many seconds and
+then plays the policy of each mark on MuJoCo's C engine, 20 deterministic episodes. Compilation and playing are timed
+apart. One JSON line each, to the screen and to --out.
 """
 
 import argparse
@@ -27,11 +30,13 @@ import jax.numpy as jnp
 import numpy as np
 from settings import read_pairs, tell
 
+from policy_gradients import compilation
 from policy_gradients.environments.registry import make
 from policy_gradients.estimation.normalization import init_statistics, normalize_obs
 from policy_gradients.evaluation.evaluate import make_evaluator
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.preset import compose, merge
+from policy_gradients.training.rollout import rollout
 from policy_gradients.training.setup import RunState, build, initial_state, make_agent, make_environment
 from policy_gradients.types import ActorCritic
 
@@ -40,7 +45,7 @@ EPISODES = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bare", "speed", "learn", "both", "cartpole"])
+    parser.add_argument("what", choices=["bare", "speed", "split", "learn", "both", "cartpole"])
     parser.add_argument("task", nargs="?", default="CartPole-v1")
     parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--num-envs", type=int, nargs="*", default=[8192])
@@ -58,7 +63,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, default=None, help="folder for the last policy's arrays (learn)")
     parser.add_argument("--policy", type=Path, default=None, help="a file that --save wrote (both)")
     options = parser.parse_args()
-    run = {"bare": bare, "speed": speed, "learn": learn, "both": both, "cartpole": cartpole}[options.what]
+    runs = {"bare": bare, "speed": speed, "split": split, "learn": learn, "both": both, "cartpole": cartpole}
+    run = runs[options.what]
     for num_envs in options.num_envs:
         line = {"what": options.what, "task": options.task, "label": options.label, "settings": options.settings}
         line |= circumstances()
@@ -131,6 +137,64 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     rate = measure(lambda key, at: RunState(*program(key, *at)[:2]), state, steps, options.seconds)
     rate.pop("state")
     return {**described(experiment), "make_s": made, "compile_s": compiled, **rate}
+
+
+def split(options: argparse.Namespace) -> dict[str, Any]:
+    """The parts of an iteration, in milliseconds, and the share of the engine's own speed that is left of it."""
+    experiment = settings(options)
+    parts = build(experiment, make_environment(experiment, experiment.env.num_envs))
+    state = initial_state(parts, jax.random.key(options.seed))
+    program, _ = compile_(parts.iteration, jax.random.key(0), *state)
+    config, env = experiment.hyperparameters, parts.env
+
+    def act(key: Any, learner: Any, carry: Any) -> Any:
+        return rollout(
+            parts.agent, env, config.normalization, config.num_steps, key, learner.params, learner.statistics, carry
+        )
+
+    def engine(env_state: Any, actions: Any) -> Any:
+        def one(carry: Any, action: Any) -> Any:
+            env_state, out = env.step(carry[0], action)
+            return (env_state, carry[1] + jnp.sum(out.obs) + jnp.sum(out.reward)), None
+
+        return jax.lax.scan(one, (env_state, jnp.float32(0)), actions)[0]
+
+    key = jax.random.key(1)
+    with _alone(options.lock):
+        spent, update, whole = 0.0, 0, []
+        while spent < options.seconds or len(whole) < 8:
+            tick = time.perf_counter()
+            learner, carry, metrics = program(jax.random.fold_in(key, update), *state)
+            jax.device_get(metrics)
+            whole.append(time.perf_counter() - tick)
+            state, update, spent = RunState(learner, carry), update + 1, spent + whole[-1]
+        _, trajectory = jax.block_until_ready(jax.jit(act)(key, *state))
+        times = {
+            "engine": timed(engine, state.carry.env_state, trajectory.action),
+            "rollout": timed(act, key, *state),
+            "update": timed(parts.algorithm.update, key, state.learner, trajectory),
+        }
+    times["iteration"] = float(np.median(whole[len(whole) // 2 :]))
+    steps = experiment.env.num_envs * config.num_steps
+    return {
+        **described(experiment), "updates": update, "env_steps": update * steps,
+        "ms": {name: 1e3 * seconds for name, seconds in times.items()},
+        "rate": steps / times["iteration"], "engine_rate": steps / times["engine"],
+        "share_of_engine": times["engine"] / times["iteration"],
+        "rollout/ep_rew_mean": float(metrics["rollout/ep_rew_mean"]),
+    }  # fmt: skip
+
+
+def timed(function: Callable[..., Any], *args: Any, calls: int = 12) -> float:
+    """Median seconds of a call, compiled and run once before."""
+    program = jax.jit(function, compiler_options=compilation.for_training())
+    jax.block_until_ready(program(*args))
+    times = []
+    for _ in range(calls):
+        tick = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        times.append(time.perf_counter() - tick)
+    return float(np.median(times))
 
 
 def learn(options: argparse.Namespace) -> dict[str, Any]:
@@ -236,7 +300,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
 
 def compile_(program: Any, *args: Any) -> tuple[Callable[..., Any], float]:
     began = time.perf_counter()
-    compiled = program.lower(*args).compile()
+    compiled = program.lower(*args).compile(compiler_options=compilation.for_training())
     return compiled, time.perf_counter() - began
 
 

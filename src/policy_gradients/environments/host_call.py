@@ -28,7 +28,7 @@ HostFunction = Callable[..., tuple[np.ndarray, ...]]
 _Kinds = list[tuple[tuple[int, ...], np.dtype]]
 
 CUDA_BRIDGE = "POLICY_GRADIENTS_CUDA_BRIDGE"
-"""Name in the process's environment: 1 lets a CUDA device be reached by the driver's own copies."""
+"""Name in the process's environment: 0 keeps a CUDA device from being reached by the driver's own copies."""
 
 _numbers = itertools.count()
 _failure: list[BaseException] = []
@@ -51,15 +51,16 @@ def host_call(
 
     Calls are never dropped, and are ordered only by their data: thread a counter through them, which also shows the
     function a call that XLA for a GPU repeats. Arrays that it is given are valid until it returns. Where it is traced
-    decides how it is called: on an accelerator JAX's own callback is used, which copies every array several times, or
-    on a CUDA device, where `CUDA_BRIDGE` is "1" in the process's environment, the driver.
+    decides how it is called: on a CUDA device by the driver's copies, unless `CUDA_BRIDGE` is "0" in the process's
+    environment or they fail a trial; on another accelerator by JAX's own callback, which copies every array several
+    times.
     """
 
     @cache
     def target(platform: str) -> Callable[..., Any]:
         if platform == "cpu":
             return _ffi_call("cpu", _Views(function, _kinds(args), _kinds(results)), results)
-        driver = load_driver() if platform == "gpu" and os.environ.get(CUDA_BRIDGE) == "1" else None
+        driver = load_driver() if platform == "gpu" and os.environ.get(CUDA_BRIDGE) != "0" else None
         if driver is not None and _bridges(driver):
             return _ffi_call("CUDA", _Copies(function, _kinds(args), _kinds(results), driver), results)
         return lambda *arrays: io_callback(_noting_failures(function), results, *arrays)

@@ -2,7 +2,10 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -145,9 +148,35 @@ def announce_kernels(warp: Any, task: Task, device: Any) -> None:
     marker = folder / f"policy_gradients_{mujoco_warp.__version__}_{architecture}_{model}"
     if marker.exists():
         return
-    print(f"Compiling MuJoCo Warp's kernels for {task.id}, once, into {folder} (a minute or two) …", file=sys.stderr)
+    print(f"Compiling MuJoCo Warp's kernels for {task.id}, once, into {folder} …", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
     except OSError:  # nothing can be kept there, so every process compiles and says so
         return
+
+
+def compile_together(warp: Any, launches: Callable[[], None]) -> None:
+    """Compiles and loads all kernels that `launches` launches, side by side, and launches none of them.
+
+    Warp compiles a kernel's module when the kernel is first launched, so one after another: Humanoid has 46, which take
+    a minute for a GPU. Here every launch's request for a module is noted, and answered with nothing, which a launch
+    takes for an answer; a question for a kernel's occupancy, which names no block, is answered truly.
+    """
+    modules = type(warp.get_module(__name__))
+    load, wanted = modules.load, {}
+
+    def note(module: Any, device: Any, block_dim: int | None = None) -> Any:
+        if block_dim is None:
+            return load(module, device)
+        wanted[module, block_dim] = device
+        return None
+
+    modules.load = note
+    try:
+        launches()
+    finally:
+        modules.load = load
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for done in [threads.submit(load, module, wanted[module, dim], dim) for module, dim in wanted]:
+            done.result()

@@ -21,7 +21,7 @@ import warp as wp
 from policy_gradients.environments.mujoco import warp_kernels
 from policy_gradients.environments.mujoco.models import import_mujoco
 from policy_gradients.environments.mujoco.tasks import Task
-from policy_gradients.environments.mujoco.warp_device import check_room
+from policy_gradients.environments.mujoco.warp_device import check_room, compile_together
 from policy_gradients.environments.mujoco.warp_kernels import put, take
 
 mujoco = import_mujoco()
@@ -175,15 +175,24 @@ class _Program:
         self._record()
 
     def _record(self) -> None:
-        """Loads every kernel by running once, then records the launches where the device has graphs."""
+        """Loads every kernel, runs once, then records the launches where the device has graphs."""
         wp.load_module(warp_kernels, device=self.device)
         with wp.ScopedDevice(self.device):
+            compile_together(wp, self._pretend)
             self._advance()
             wp.synchronize_device(self.device)
             if self.device.is_cuda:
                 with wp.ScopedCapture(force_module_load=False) as capture:
                     self._advance()
                 self._graph = capture.graph
+
+    def _pretend(self) -> None:
+        """`_advance` without the solver's loop on a condition, which would wait for what no kernel computes."""
+        option, self._model.opt.graph_conditional = self._model.opt.graph_conditional, False
+        try:
+            self._advance()
+        finally:
+            self._model.opt.graph_conditional = option
 
     def _advance(self) -> None:
         model, data = self._model, self._data
