@@ -472,9 +472,9 @@ def on_the_cpu(ffi_call, platform, execute, results):
 
 
 @pytest.mark.parametrize("asked", ["0", "1"])
-def test_where_the_bridge_is_not_asked_for_or_has_no_driver_jaxs_own_callback_serves(monkeypatch, asked):
+def test_where_the_bridge_is_not_wanted_or_has_no_driver_jaxs_own_callback_serves(monkeypatch, asked):
     monkeypatch.setenv(host_call.CUDA_BRIDGE, asked)
-    monkeypatch.setattr(host_call, "load_driver", lambda: None if asked == "1" else pytest.fail("not asked for"))
+    monkeypatch.setattr(host_call, "load_driver", lambda: None if asked == "1" else pytest.fail("not wanted"))
     monkeypatch.setattr(host_call.backend, "platform", lambda: "gpu")
     simulator = Scripted()
     _, steps = scanned(host_environment(simulator), jnp.int32(0), actions(5))
@@ -482,8 +482,8 @@ def test_where_the_bridge_is_not_asked_for_or_has_no_driver_jaxs_own_callback_se
     np.testing.assert_array_equal(steps.reward[:, 0], 1 + np.arange(5))
 
 
-def test_on_a_gpu_a_driver_that_copies_serves_where_it_is_asked_for(copying, monkeypatch):
-    monkeypatch.setenv(host_call.CUDA_BRIDGE, "1")
+def test_on_a_gpu_a_driver_that_copies_serves(copying, monkeypatch):
+    monkeypatch.delenv(host_call.CUDA_BRIDGE, raising=False)
     monkeypatch.setattr(host_call, "_ffi_call", partial(on_the_cpu, host_call._ffi_call))
     monkeypatch.setattr(host_call, "load_driver", lambda: copying)
     monkeypatch.setattr(host_call.backend, "platform", lambda: "gpu")

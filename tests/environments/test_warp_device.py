@@ -1,6 +1,8 @@
 """Which engine steps the MuJoCo tasks, and what is said where Warp cannot."""
 
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import pytest
@@ -12,6 +14,7 @@ from policy_gradients.environments.mujoco.warp_device import (
     FEW_WORLDS,
     check_room,
     choose_engine,
+    compile_together,
     import_warp,
     pick_device,
     pick_devices,
@@ -113,3 +116,65 @@ def test_scores_are_played_on_the_c_engine_wherever_a_policy_was_trained():
     env = registry.make("warp:Swimmer-v4", 1, evaluation=True, device="cpu")
     assert env.spec.engine == "mujoco"
     env.close()
+
+
+class Kernels:
+    """Stands in for Warp's modules: knows what was loaded, and answers a launch as Warp does."""
+
+    loaded: ClassVar[list] = []
+
+    def load(self, device, block_dim=None):
+        self.loaded.append((device, block_dim))
+        return "code"
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    monkeypatch.setattr(Kernels, "loaded", [])
+    return SimpleNamespace(get_module=lambda name: Kernels())
+
+
+def test_kernels_are_loaded_together_after_all_launches_asked_for_them_and_none_ran(kernels):
+    two = Kernels(), Kernels()
+    answers = []
+
+    def launches():
+        for module in (*two, two[0]):
+            answers.append(module.load("cuda:0", 64))
+        answers.append(two[0].load("cuda:0", 128))
+        assert Kernels.loaded == []
+
+    compile_together(kernels, launches)
+    assert answers == [None] * 4, "what a launch takes for: do not run"
+    assert sorted(Kernels.loaded) == [("cuda:0", 64), ("cuda:0", 64), ("cuda:0", 128)]
+    assert two[0].load("cuda:0") == "code", "as before"
+
+
+def test_a_kernels_occupancy_is_told_while_launches_are_noted(kernels):
+    compile_together(kernels, lambda: Kernels.loaded.append(Kernels().load("cuda:0")))
+    assert Kernels.loaded == [("cuda:0", None), "code"]
+
+
+def test_launches_that_fail_leave_warp_as_it_was(kernels):
+    def fails():
+        raise ValueError("no such array")
+
+    with pytest.raises(ValueError, match="no such array"):
+        compile_together(kernels, fails)
+    assert Kernels().load("cpu") == "code"
+
+
+def test_a_real_kernel_is_loaded_and_not_launched():
+    warp = pytest.importorskip("warp")
+
+    @warp.kernel
+    def raise_by_one(x: warp.array(dtype=float)):
+        i = warp.tid()
+        x[i] = x[i] + 1.0
+
+    x = warp.zeros(3, dtype=float, device="cpu")
+    launch = partial(warp.launch, raise_by_one, dim=3, outputs=[x], device="cpu")
+    compile_together(warp, launch)
+    assert raise_by_one.module.execs and (x.numpy() == 0).all()
+    launch()
+    assert (x.numpy() == 1).all()

@@ -229,6 +229,7 @@ DAMAGE = {
     "a manifest that is a list": (write_manifest(b"[1]"), "not a readable checkpoint"),
     "a manifest that is no text": (write_manifest(b"\xff\xfe\x00"), "not a readable checkpoint"),
     "a newer format": (lambda folder: rewrite_manifest(folder, format_version=FORMAT_VERSION + 1), "Upgrade"),
+    "an older format": (lambda folder: rewrite_manifest(folder, format_version=1), "Use the version that wrote it"),
     "a format that is no number": (lambda folder: rewrite_manifest(folder, format_version=None), "not a readable"),
     "no hash": (lambda folder: rewrite_manifest(folder, sha256=None), "is damaged"),
     "a state that is no safetensors": (replace_state_and_hash, "not a safetensors file"),

@@ -1,7 +1,6 @@
 """Proximal Policy Optimization with the clipped surrogate (Schulman et al., arXiv 1707.06347)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -9,7 +8,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from policy_gradients.algorithms.learner import STEP_METRICS, descend, entropy_bonus, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
@@ -101,11 +99,11 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
     target_kl = math.inf if config.target_kl is None else config.target_kl
     stop_at = math.inf if config.lr_schedule in ("kl_adaptive", "kl_update") else STOP_AT * target_kl
 
-    def gradient_step(unravel: Callable[[Array], Params], carry: tuple, batch: Batch) -> tuple[tuple, Array]:
+    def gradient_step(carry: tuple, batch: Batch) -> tuple[tuple, Array]:
         learner, rate = carry
         if config.advantages == "minibatch":
             batch = batch._replace(advantage=standardize(batch.advantage, batch.valid))
-        (loss, parts), gradient = loss_and_gradient(unravel(learner[0]), batch)
+        (loss, parts), gradient = loss_and_gradient(learner[0], batch)
         learner, checks = descend(optimizer, config.max_grad_norm, rate, learner, loss, gradient)
         if config.lr_schedule == "kl_adaptive":
             rate = kl_adaptive(rate, parts[3], target_kl)
@@ -115,31 +113,31 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
         statistics, keys = state.statistics, jax.random.split(key, config.num_epochs)
         seen = norm.normalize_transition(config.normalization, statistics, trajectory)
         first = judge(agent, config, state.params, statistics, seen)
-        flat, unravel = ravel_pytree(state.params)
 
         def epoch(carry: tuple) -> tuple:
             index, learner, sums, _ = carry
             judged = first
             if config.recompute_advantages:
-                judged = judge(agent, config, unravel(learner[0][0]), statistics, seen)
+                judged = judge(agent, config, learner[0][0], statistics, seen)
             if config.advantages == "batch":
                 judged = judged._replace(advantage=standardize(judged.advantage, seen.valid))
             batch = Batch(seen.obs, seen.action, seen.log_prob, *judged, seen.valid)
             minibatches = shuffle(keys[index], flatten(batch), config.num_minibatches)
-            learner, steps = jax.lax.scan(partial(gradient_step, unravel), learner, minibatches)
+            learner, steps = jax.lax.scan(gradient_step, learner, minibatches)
             return index + 1, learner, sums + jnp.mean(steps, axis=0), jnp.mean(steps[:, 3])
 
         def goes_on(carry: tuple) -> Array:
             return (carry[0] < config.num_epochs) & (carry[3] <= stop_at)
 
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
-        start = (jnp.int32(0), ((flat, state.opt_state), rate), jnp.zeros(len(METRICS), jnp.float32), jnp.float32(0))
-        epochs_run, ((flat, opt_state), rate), sums, last_kl = jax.lax.while_loop(goes_on, epoch, start)
+        learner = (state.params, state.opt_state), rate
+        start = (jnp.int32(0), learner, jnp.zeros(len(METRICS), jnp.float32), jnp.float32(0))
+        epochs_run, ((params, opt_state), rate), sums, last_kl = jax.lax.while_loop(goes_on, epoch, start)
         if config.lr_schedule == "kl_update":
             rate = kl_adaptive(rate, last_kl, target_kl)
 
         count = state.n_updates + epochs_run * config.num_minibatches
-        learnt = state._replace(params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=count)
+        learnt = state._replace(params=params, opt_state=opt_state, learning_rate=rate, n_updates=count)
         state, metrics = finish_update(agent, config, state, learnt, trajectory, seen, first)
         ran = epochs_run.astype(jnp.float32)
         return state, {**metrics, **dict(zip(METRICS, sums / ran, strict=True)), "train/epochs_run": ran}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from policy_gradients.algorithms.learner import finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import down, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_means, pool, shuffle, standardize
 from policy_gradients.optimization.conjugate_gradient import conjugate_gradient
@@ -144,23 +144,24 @@ def trpo(agent: ActorCritic, config: TRPOConfig, *, num_envs: int, total_steps: 
 
         with jax.default_matmul_precision("highest"):  # conjugate directions are lost at lower precision
             flat, metrics = trust_region_step(lambda theta, obs: agent.policy(unravel(theta), obs), config, flat, batch)
+        params = unravel(flat)
 
         rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
 
         def fit(critic: tuple, rows: CriticRows) -> tuple[tuple, Array]:
-            theta, opt_state = critic
-            loss, gradient = jax.value_and_grad(lambda t: value_loss(agent.value(unravel(t), rows.obs), rows))(theta)
+            params, opt_state = critic
+            loss, gradient = jax.value_and_grad(lambda p: value_loss(agent.value(p, rows.obs), rows))(params)
             step, opt_state = optimizer.update(gradient, opt_state)
-            return (theta - rate * jnp.asarray(step), opt_state), loss
+            return (down(params, rate, step), opt_state), loss
 
         def epoch(critic: tuple, epoch_key: Key) -> tuple[tuple, Array]:
             rows = flatten(CriticRows(seen.obs, judged.target, seen.valid))
             return jax.lax.scan(fit, critic, shuffle(epoch_key, rows, config.num_minibatches))
 
         keys = jax.random.split(key, config.value_epochs)
-        (flat, opt_state), losses = jax.lax.scan(epoch, (flat, state.opt_state), keys)
+        (params, opt_state), losses = jax.lax.scan(epoch, (params, state.opt_state), keys)
         learnt = state._replace(
-            params=unravel(flat), opt_state=opt_state, learning_rate=rate, n_updates=state.n_updates + losses.size
+            params=params, opt_state=opt_state, learning_rate=rate, n_updates=state.n_updates + losses.size
         )
         after, told = finish_update(agent, config, state, learnt, trajectory, seen, judged)
         broken = metrics["train/nonfinite"] + jnp.mean(~jnp.isfinite(losses), dtype=jnp.float32)

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from policy_gradients.algorithms.learner import LOSS_METRICS, STEP_METRICS, descend, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
@@ -70,7 +69,7 @@ class VMPOConfig:
 class VMPOState(NamedTuple):
     """What the learner keeps beside `LearnerState.params`, which hold the target: the policy that acts."""
 
-    online: Array  # flat parameters that learn
+    online: Params  # parameters that learn
     optimizer: optax.OptState
     duals: Duals
     dual_optimizer: optax.OptState
@@ -118,7 +117,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         state = init_learner(agent, optimizer, config, num_envs, key)
         alpha = jnp.full(len(names), config.alpha_init, jnp.float32)
         duals = Duals(raw_of(jnp.float32(config.eta_init)), raw_of(alpha))
-        online = ravel_pytree(state.params)[0]
+        online = jax.tree.map(jnp.copy, state.params)  # a buffer of its own: both are given away to the next update
         own = VMPOState(online, state.opt_state, duals, dual_optimizer.init(duals), jnp.int32(0))
         return state._replace(opt_state=own)
 
@@ -128,9 +127,8 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         own: Any = state.opt_state
-        unravel = ravel_pytree(state.params)[1]
         seen = norm.normalize_transition(config.normalization, state.statistics, trajectory)
-        judged = judge(agent, config, unravel(own.online), state.statistics, seen)
+        judged = judge(agent, config, own.online, state.statistics, seen)
         advantage = standardize(judged.advantage, seen.valid) if config.advantages == "batch" else judged.advantage
         batch = flatten(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid))
         old = agent.policy(state.params, batch.obs)
@@ -143,7 +141,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         def gradient_step(carry: tuple, rows: VMPORows) -> tuple[tuple, Array]:
             learner, duals, dual_state = carry
             loss_of = partial(vmpo_loss, agent, config, positive(duals.alpha))
-            (loss, parts), gradient = jax.value_and_grad(loss_of, has_aux=True)(unravel(learner[0]), rows)
+            (loss, parts), gradient = jax.value_and_grad(loss_of, has_aux=True)(learner[0], rows)
             learner, checks = descend(optimizer, config.max_grad_norm, rate, learner, loss, gradient)
             gradient, eta_loss = jax.grad(dual_loss, has_aux=True)(duals, batch, selected, parts[2:])
             step, dual_state = dual_optimizer.update(gradient, dual_state)
@@ -159,7 +157,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
 
         count = state.n_updates + config.num_epochs * config.num_minibatches
         kept = VMPOState(online, opt_state, duals, dual_state, (own.age + 1) % config.target_period)
-        learnt = state._replace(params=unravel(online), opt_state=kept, learning_rate=rate, n_updates=count)
+        learnt = state._replace(params=online, opt_state=kept, learning_rate=rate, n_updates=count)
         after, metrics = finish_update(agent, config, state, learnt, trajectory, seen, judged)
         renewed = own.age + 1 == config.target_period
         acts = jax.tree.map(lambda new, kept: jnp.where(renewed, new, kept), after.params, state.params)

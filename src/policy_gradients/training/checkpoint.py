@@ -22,7 +22,7 @@ from safetensors.numpy import save as dump_tensors
 
 from policy_gradients.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def flatten_tree(tree: Any) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     """The arrays and the manifest of a checkpoint.
 
     Raises:
-        UserError: It is missing, incomplete, damaged, or of a newer format.
+        UserError: It is missing, incomplete, damaged, or of another format.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -96,10 +96,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             f"{folder} is not a readable checkpoint ({type(error).__name__}: {error}). Delete that folder to resume "
             "from the one before it."
         ) from error
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        remedy = "Upgrade policy-gradients" if version > FORMAT_VERSION else "Use the version that wrote it"
         raise UserError(
-            f"{folder} has checkpoint format {version}, but this version of policy-gradients reads up to "
-            f"{FORMAT_VERSION}. Upgrade policy-gradients to resume it."
+            f"{folder} has checkpoint format {version}, but this version of policy-gradients reads {FORMAT_VERSION}. "
+            f"{remedy} to resume it."
         )
     if hashlib.sha256(blob).hexdigest() != manifest.get("sha256"):
         raise UserError(
