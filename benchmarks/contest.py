@@ -8,6 +8,7 @@ beyond the standard library. Requests and answers are JSON, one object per line.
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class Contestant:
         self._errors = Path(self._folder.name) / "stderr"
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [python, str(ROOT / "benchmarks" / script), json.dumps(settings)],
+                [_absolute(python), str(ROOT / "benchmarks" / script), json.dumps(settings)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=self._folder.name,
                 env=source_environment(), start_new_session=True,
             )  # fmt: skip
@@ -165,3 +166,8 @@ def can_import(python: str, module: str) -> bool:
         return subprocess.run([python, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
     except OSError:
         return False
+
+
+def _absolute(python: str) -> str:
+    """An interpreter by its whole path, since contestants run in folders of their own; links stay as they are."""
+    return str(Path(shutil.which(python) or python).absolute())
