@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from policy_gradients.environments import envpool, registry
-from policy_gradients.environments.registry import describe, environment_info, environments, make, resolve
+from policy_gradients.environments.catalogue import describe, environment_info, environments
+from policy_gradients.environments.registry import make, resolve
 from policy_gradients.errors import UserError
 
 HERE = str(Path(__file__).parent)
@@ -22,8 +23,9 @@ scripted = importlib.import_module("scripted_environments")
 
 @pytest.fixture(autouse=True)
 def no_envpool(monkeypatch):
-    """As on a machine without EnvPool."""
+    """As on a machine without EnvPool, also where a test before has listed its ids."""
     monkeypatch.setattr(envpool, "installed", lambda: False)
+    envpool.envpool_ids.cache_clear()
 
 
 @pytest.fixture
@@ -153,16 +155,16 @@ def test_a_callable_is_made_by_gymnasium_with_its_options():
 def test_threads_become_worker_processes_for_gymnasium(monkeypatch):
     seen = {}
     monkeypatch.setattr("policy_gradients.environments.gymnasium.make_gymnasium", lambda *a, **k: seen.update(k))
-    registry._construct("gymnasium", "X-v0", 4, 3, None, {})
+    registry.construct("gymnasium", "X-v0", 4, 3, None, {})
     assert seen["num_workers"] == 3
-    registry._construct("gymnasium", "X-v0", 4, 0, None, {})
+    registry.construct("gymnasium", "X-v0", 4, 0, None, {})
     assert seen["num_workers"] is None
 
 
 def test_an_environment_is_closed_where_a_wrapper_refuses(monkeypatch):
     closed = []
     env = make("CartPole-v1")._replace(close=lambda: closed.append(True))
-    monkeypatch.setattr(registry, "_construct", lambda *args: env)
+    monkeypatch.setattr(registry, "construct", lambda *args: env)
     with pytest.raises(UserError, match="obs_clip"):
         make("CartPole-v1", obs_clip=-1.0)
     assert closed == [True]

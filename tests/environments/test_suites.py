@@ -12,7 +12,8 @@ import pytest
 
 from policy_gradients.environments import envpool
 from policy_gradients.environments.base import Box, Discrete, EnvironmentFailure
-from policy_gradients.environments.registry import describe, environments, make, resolve, settle
+from policy_gradients.environments.catalogue import describe, environments
+from policy_gradients.environments.registry import make, resolve, settle
 from policy_gradients.environments.suites import SUITES, installed
 from policy_gradients.environments.suites.task import observation_vector
 from policy_gradients.errors import UserError

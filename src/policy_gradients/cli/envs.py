@@ -16,13 +16,13 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     start_jax()
     if options.describe:
-        from policy_gradients.environments.registry import describe
+        from policy_gradients.environments.catalogue import describe
 
         if not options.pattern:
             raise UserError("envs: --describe needs the id of an environment (envs HalfCheetah-v4 --describe).")
         print("\n".join(f"{name:<20} {value}" for name, value in facts(describe(options.pattern))))
         return 0
-    from policy_gradients.environments.registry import environments
+    from policy_gradients.environments.catalogue import environments
 
     found = environments(options.pattern)
     if not found:
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def facts(spec: Any) -> list[tuple[str, str]]:
     """What an `EnvironmentSpec` says, as names and text."""
-    from policy_gradients.environments.registry import environment_info
+    from policy_gradients.environments.catalogue import environment_info
 
     info = environment_info(spec)
     listed = [

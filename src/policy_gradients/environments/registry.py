@@ -7,11 +7,11 @@ id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:` (MuJoCo's C en
 Simulators are imported when they are asked for, never when this module is.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from policy_gradients.environments.base import Box, Environment, EnvironmentSpec
-from policy_gradients.environments.suites import SUITES, installed, make_suite, suite_ids
+from policy_gradients.environments.base import Environment
+from policy_gradients.environments.suites import SUITES, make_suite, suite_ids
 from policy_gradients.environments.wrappers import clip_obs, clip_rewards, rescale_actions
 from policy_gradients.environments.wrappers import frame_stack as stack_frames
 from policy_gradients.errors import UserError, suggest
@@ -24,16 +24,6 @@ ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
 
 PREFIXES = (*ENGINES, "warp", *SUITES)
 """What may stand before an id; `warp` knows the ids of `mujoco`, and a suite's ids need its prefix."""
-
-
-class EnvironmentInfo(NamedTuple):
-    """One line of the list of environments; "" and None where only starting the simulator would tell."""
-
-    id: str
-    engine: str
-    obs: str  # "Box(17)", "uint8 Box(84, 84, 4)"
-    actions: str  # "Box(6) in [-1, 1]", "Discrete(2)"
-    limit: int | None  # environment steps after which an episode is truncated
 
 
 def make(
@@ -96,7 +86,7 @@ def make(
         )
     if stagger and not evaluation:
         kwargs = {**kwargs, "stagger": True}
-    env = _construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
+    env = construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
     try:
         env = stack_frames(rescale_actions(env, action_map), frame_stack)
         if obs_clip is not None:
@@ -149,56 +139,22 @@ def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]
         return "gymnasium", id
     prefix, colon, rest = id.partition(":")
     if colon and prefix in PREFIXES:
-        if ":" not in rest and rest not in (known := _known(prefix)):
+        if ":" not in rest and rest not in (known := known_ids(prefix)):
             raise UserError(f"Engine {prefix!r} knows no environment {rest!r}.{suggest(rest, known)}")
         return prefix, rest
     if colon:
         return "gymnasium", id
-    for engine in ENGINES:
-        if engine != "envpool" or _has_envpool():
-            known = _known(engine)
-            if id in known:
-                return engine, id
-    hint = suggest(id, {name for engine in ENGINES if engine != "envpool" or _has_envpool() for name in _known(engine)})
+    for engine in installed_engines():
+        if id in known_ids(engine):
+            return engine, id
+    hint = suggest(id, {name for engine in installed_engines() for name in known_ids(engine)})
     raise UserError(
         f"Unknown environment {id!r}: expected one that `policy-gradients envs` lists, or your own as "
         f"module:Id-v0.{hint}"
     )
 
 
-def environments(pattern: str = "") -> list[EnvironmentInfo]:
-    """Every known environment whose id contains `pattern` (in any case), under the engine that its id chooses.
-
-    Suites that are installed are imported, which takes seconds each. Spaces are told for our own tasks; for the others
-    `describe` starts the simulator to find out.
-    """
-    listed: dict[str, EnvironmentInfo] = {}
-    for engine in ENGINES:
-        if engine == "envpool" and not _has_envpool():
-            continue
-        for name in sorted(_known(engine)):
-            if pattern.lower() in name.lower() and name not in listed:
-                listed[name] = _listed(engine, name)
-    for suite in filter(installed, SUITES):
-        names = (f"{suite}:{name}" for name in sorted(suite_ids(suite)))
-        listed |= {
-            name: EnvironmentInfo(name, suite, "", "", None) for name in names if pattern.lower() in name.lower()
-        }
-    return list(listed.values())
-
-
-def describe(id: str | Callable[..., Any], **kwargs: Any) -> EnvironmentSpec:
-    """What there is to know of an environment; starts one copy and closes it.
-
-    Raises:
-        UserError, EnvironmentFailure: As `make`.
-    """
-    env = _construct(*resolve(id), 1, 1, None, kwargs)
-    env.close()
-    return env.spec
-
-
-def _construct(
+def construct(
     engine: str,
     id: Any,
     num_envs: int,
@@ -232,7 +188,7 @@ def _construct(
     return (make_classic if id in CLASSIC_IDS else make_probe)(id, num_envs, **limit)
 
 
-def _known(engine: str) -> Iterable[str]:
+def known_ids(engine: str) -> Iterable[str]:
     """The ids that an engine knows, as a set or a dict."""
     if engine in ("mujoco", "warp"):
         from policy_gradients.environments.mujoco import MUJOCO_IDS
@@ -254,8 +210,13 @@ def _known(engine: str) -> Iterable[str]:
     return gymnasium.registry
 
 
+def installed_engines() -> Iterator[str]:
+    """The engines that an id may choose by itself, in their order; EnvPool is imported only when its turn comes."""
+    return (engine for engine in ENGINES if engine != "envpool" or _has_envpool())
+
+
 def _has_envpool() -> bool:
-    """True where EnvPool is installed and its system libraries are there, so that an id may choose it by itself."""
+    """True where EnvPool is installed and its system libraries are there."""
     from policy_gradients.environments.envpool import envpool_ids, installed
 
     try:
@@ -278,29 +239,3 @@ def _atari_options(
     if "episodic_life" in known and evaluation:
         kwargs = {**kwargs, "episodic_life": False}
     return kwargs, stack
-
-
-def _listed(engine: str, name: str) -> EnvironmentInfo:
-    if engine == "gymnasium":
-        return EnvironmentInfo(name, engine, "", "", _known(engine)[name].max_episode_steps)  # type: ignore[index]
-    if engine == "envpool":
-        return EnvironmentInfo(name, engine, "", "", None)
-    env = _construct(engine, name, 1, 1, None, {})
-    env.close()
-    return environment_info(env.spec)
-
-
-def environment_info(spec: EnvironmentSpec) -> EnvironmentInfo:
-    """A specification as one line of the list."""
-    space, actions = spec.obs_space, spec.action_space
-    kind = "" if space.dtype.kind == "f" else f"{space.dtype} "
-    if isinstance(actions, Box):
-        low, high = actions.low.min(), actions.high.max()
-        acts = f"Box({_dims(actions)}) in [{low:g}, {high:g}]"
-    else:
-        acts = f"Discrete({actions.n})"
-    return EnvironmentInfo(spec.id, spec.engine, f"{kind}Box({_dims(space)})", acts, spec.max_episode_steps)
-
-
-def _dims(space: Box) -> str:
-    return ", ".join(map(str, space.shape))
