@@ -21,3 +21,10 @@ def test_a_gpu_leaves_out_the_fusion_that_repeats_calls_beside_a_simulator_on_th
     beside = {"xla_gpu_enable_dynamic_slice_fusion": False}
     assert {**compilation.for_training(), **beside} == compilation.for_training(on_host=True)
     assert beside.items() - compilation.for_training().items()
+
+
+def test_kernels_run_side_by_side_on_one_gpu_and_in_order_on_several(monkeypatch):
+    monkeypatch.setattr(compilation.backend, "platform", lambda: "gpu")
+    side_by_side = ("xla_gpu_command_buffer_scheduling_mode", "CONCURRENT")
+    assert side_by_side in compilation.for_training().items()
+    assert compilation.for_training(spread=True) is None

@@ -27,6 +27,7 @@ from policy_gradients.training.config import (
     parse_experiment,
 )
 from policy_gradients.training.devices import make_mesh
+from policy_gradients.training.program import Program
 from policy_gradients.training.setup import build, initial_state
 
 N, T = 8, 8
@@ -100,6 +101,16 @@ def test_four_devices_learn_what_one_learns(algorithm, kind):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * max(1.0, float(jnp.abs(a).max())))
     assert one[2]["rollout/episodes"] == four[2]["rollout/episodes"] > 0
     assert int(one[0].step) == int(four[0].step) == 3 * N * T
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_program_asks_for_the_compilers_options_by_whether_it_is_spread(devices, monkeypatch):
+    asked = []
+    monkeypatch.setattr(compilation, "for_training", lambda on_host, spread: asked.append((on_host, spread)))
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_, **__: None)
+    parts = build(make_experiment("a2c"), pushed(False), mesh=make_mesh(devices, N))
+    Program(parts, N * T, jax.random.key(0), initial_state(parts, jax.random.key(0)))
+    assert asked == [(False, devices == 2)]
 
 
 def test_each_device_holds_its_environments_and_the_whole_learner():

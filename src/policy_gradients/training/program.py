@@ -53,7 +53,8 @@ class Program:
             donate_argnums=() if parts.env.spec.on_host else (3, 4),
         )
         lowered = several.lower(key, np.int32(0), np.int32(1), *state)
-        self._compiled = lowered.compile(compiler_options=compilation.for_training(parts.env.spec.on_host))
+        options = compilation.for_training(parts.env.spec.on_host, spread=parts.mesh is not None)
+        self._compiled = lowered.compile(compiler_options=options)
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self, state: RunState, first: int, count: int) -> tuple[RunState, list[dict[str, float]]]:
