@@ -333,4 +333,6 @@ def test_two_devices_learn_what_one_learns(subject, history, masked):
     metrics = [dict(jax.device_get(each[1])) for each in (one, two)]
     residuals = [each.pop("train/cg_residual", 0.0) for each in metrics]  # of nearly equal vectors, as a share of ‖g‖
     np.testing.assert_allclose(*residuals, atol=1e-5)
+    counts = [each.pop("train/cg_iterations", 0.0) for each in metrics]  # the residual may pass its bound one later
+    np.testing.assert_allclose(*counts, atol=1)
     assert_close(*metrics, rtol=1e-4, atol=2e-6)
