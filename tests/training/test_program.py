@@ -14,7 +14,7 @@ from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.environments.registry import make
 from policy_gradients.networks import NetworkConfig
 from policy_gradients.training.config import EnvironmentConfig, Experiment
-from policy_gradients.training.program import STEPS_PER_CALL, Program
+from policy_gradients.training.program import STEPS_PER_CALL, UPDATES_PER_CALL, Program, most_updates
 from policy_gradients.training.setup import build, initial_state, make_environment
 
 N, T = 4, 8
@@ -69,6 +69,14 @@ def test_a_call_runs_the_iteration_with_the_key_of_each_update(parts, program):
 def test_every_update_tells_its_steps(parts, program):
     _, rows = program(initial_state(parts, KEY), 0, 4)
     assert [row["time/total_timesteps"] for row in rows] == [N * T * (i + 1) for i in range(4)]
+
+
+def test_on_a_gpu_updates_share_a_call_however_large_they_are(parts, monkeypatch):
+    monkeypatch.setattr("policy_gradients.backend.platform", lambda: "gpu")
+    spec = parts.env.spec
+    assert most_updates(spec, 100 * STEPS_PER_CALL) == UPDATES_PER_CALL
+    assert most_updates(replace(spec, on_host=True), STEPS_PER_CALL) == 1
+    assert most_updates(replace(spec, engine="warp"), STEPS_PER_CALL) == 1
 
 
 def test_a_large_update_has_a_call_of_its_own(parts):

@@ -169,9 +169,10 @@ def _time(name: str, program: Any, key: Any, carried: Any, seconds: float, steps
     compiled = program.lower(key, carried).compile(compiler_options=compilation.for_training(on_host))
     compile_seconds = time.perf_counter() - tick
 
-    def call() -> None:
+    def call() -> int:
         nonlocal carried
         carried, _ = jax.block_until_ready(with_cause(compiled, key, carried))
+        return 1
 
     return Timing(name, compile_seconds, _median(call, seconds), steps, platform())
 
@@ -183,20 +184,24 @@ def _time_iteration(parts: "Parts", key: Any, state: Any, seconds: float, steps:
 
     program = Program(parts, steps, key, state)
 
-    def call() -> None:
+    def call() -> int:
         nonlocal state
-        state, _ = program(state, 0, program.at_most)
+        count = program.suggested
+        state, _ = program(state, 0, count)
+        return count
 
-    return Timing("iteration", program.compile_seconds, _median(call, seconds) / program.at_most, steps, platform())
+    return Timing("iteration", program.compile_seconds, _median(call, seconds), steps, platform())
 
 
-def _median(call: Callable[[], None], seconds: float) -> float:
-    times: list[float] = []
-    while len(times) < 5 or sum(times[2:]) < seconds:
+def _median(call: Callable[[], int], seconds: float) -> float:
+    """Seconds of one of the things that a call does, and tells the number of; two calls go before."""
+    spent, each = 0.0, list[float]()
+    while len(each) < 5 or spent < seconds:
         tick = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - tick)
-    return statistics.median(times[2:])
+        count = call()
+        spent += time.perf_counter() - tick
+        each.append((time.perf_counter() - tick) / count)
+    return statistics.median(each[2:])
 
 
 def _seconds(options: dict[str, str]) -> float:
