@@ -25,8 +25,13 @@ def platform() -> str:
 
 
 def devices() -> list[Any]:
-    """All devices of that back end."""
+    """All devices of that back end, those of other processes too."""
     return jax.devices(platform())
+
+
+def own_device(backend: str | None = None) -> Any:
+    """The first device of that back end, or of another, in this process."""
+    return next(device for device in jax.devices(backend or platform()) if device.process_index == jax.process_index())
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def computing_on(backend: str) -> Iterator[None]:
         yield
         return
     try:
-        device = jax.devices(backend)[0]
+        device = own_device(backend)
     except RuntimeError:
         raise UserError(
             f"backend: {backend} was asked for, but JAX sees only {platform()} devices; give --backend auto, or "

@@ -179,7 +179,7 @@ def test_a_simulator_on_each_device_steps_its_share_of_the_copies():
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v4", "gymnasium:CartPole-v1"])
 def test_a_simulator_on_the_host_refuses_several_devices(env_id, tmp_path):
     experiment = replace(make_experiment(), env=EnvironmentConfig(id=env_id, num_envs=N, num_threads=1), devices=4)
-    with pytest.raises(UserError, match=r"stepped on the host .* give --devices 1, or use an environment written in"):
+    with pytest.raises(UserError, match=r"stepped on the host .* give --devices 1, a process for each device, or"):
         loop.train(experiment, tmp_path / "run")
 
 

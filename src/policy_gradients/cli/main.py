@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for the process's own.
 
     Returns:
-        The exit code: 0, 1 where training diverged or runtimes disagree, 2 for bad input or a broken environment, 130
-        after Ctrl-C.
+        The exit code: 0, 1 where training diverged, runtimes disagree or another process was lost, 2 for bad input or a
+        broken environment, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())
         return _dispatch(arguments)
     except UserError as error:
-        return _complain(error, BAD_INPUT)
+        return _leave(_complain(error, BAD_INPUT))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -50,7 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        return _complain(error, code)
+        return _leave(_complain(error, code))
+
+
+def _leave(code: int) -> int:
+    """The exit code; one of several processes ends at once, since at a regular exit each waits for the others."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -90,7 +100,7 @@ def _exit_code(error: RuntimeError) -> int | None:
     kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("policy_gradients.")}
     if "EnvironmentFailure" in kinds:
         return BAD_INPUT
-    return FAILED if "TrainingDiverged" in kinds else None
+    return FAILED if kinds & {"TrainingDiverged", "PeerLost"} else None
 
 
 def _complain(error: Exception, code: int) -> int:

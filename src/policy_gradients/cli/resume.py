@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from policy_gradients.cli import distributed
 from policy_gradients.cli.arguments import Parser, devices, positive
 from policy_gradients.cli.runtime import start_jax
 
@@ -14,8 +15,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--total-steps", type=positive, help="a new length of the run, in environment steps")
     parser.add_argument("--devices", type=devices, help="another number of devices, or all")
     parser.add_argument("--backend", choices=("auto", "cpu", "gpu"), help="another back end; auto chooses anew")
+    for name, text in distributed.OPTIONS.items():
+        metavar, _, meaning = text.partition(" ")
+        parser.add_argument(name, metavar=metavar, help=meaning.strip())
     options = parser.parse(arguments)
     start_jax()
+    distributed.join({name: vars(options)[name.lstrip("-").replace("-", "_")] for name in distributed.OPTIONS})
     from policy_gradients.cli.train import report
     from policy_gradients.training.loop import resume
 

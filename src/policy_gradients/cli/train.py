@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policy_gradients.cli import distributed
 from policy_gradients.cli.runtime import start_jax
 from policy_gradients.errors import UserError
 
@@ -24,13 +25,16 @@ EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143, "diverged": 
 def run(arguments: Sequence[str]) -> int:
     """Trains as the arguments say; the exit code."""
     start_jax()
+    others, arguments = distributed.take(arguments)
+    distributed.join(others)
+    from policy_gradients import processes
     from policy_gradients.cli.flags import read_request
 
-    request = read_request(arguments, OPTIONS)
+    request = read_request(arguments, (*OPTIONS, *distributed.OPTIONS))
     if request.help:
         print(_usage(request.experiment))
         return 0
-    if request.preset is not None:
+    if request.preset is not None and processes.leads():
         print(introduce(request.preset), flush=True)
     folder = request.options.get("--run-dir")
     run_dir = Path(folder) if folder else None
@@ -58,13 +62,18 @@ def introduce(preset: Any) -> str:
 
 
 def report(finished: Any) -> int:
-    """Says where the run lies and how well it went; its exit code."""
+    """Says where the run lies and how well it went; its exit code. Of several processes the lead speaks."""
+    from policy_gradients import processes
+
     result = finished.result
+    code = EXIT_CODES.get(result.get("status", "finished"), 0)
+    if not processes.leads():
+        return code
     if "eval/mean_reward" in result:
         score = f"{result['eval/mean_reward']:,.1f} ± {result.get('eval/std_reward', 0.0):,.1f}"
         print(f"Deterministic return {score} after {int(result['time/total_timesteps']):,} steps.")
     print(f"Run folder: {finished.path}")
-    return EXIT_CODES.get(result.get("status", "finished"), 0)
+    return code
 
 
 def report_seeds(finished: "SeedRuns") -> int:
@@ -92,7 +101,7 @@ def _usage(experiment: Any) -> str:
     from policy_gradients.cli.flags import describe_flags
     from policy_gradients.training.config import CONFIGS
 
-    options = "\n".join(f"  {name} {text}" for name, text in OPTIONS.items())
+    options = "\n".join(f"  {name} {text}" for name, text in (OPTIONS | distributed.OPTIONS).items())
     width = min(100, shutil.get_terminal_size().columns)
     return f"""usage: policy-gradients train ALGORITHM [--env ID] [options] [settings]
 

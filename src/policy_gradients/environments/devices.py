@@ -1,12 +1,15 @@
-"""A simulator on each of several devices as one `Environment`: `over_devices`."""
+"""A simulator on each of several devices, or in each of several processes, as one `Environment`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from policy_gradients import processes
 from policy_gradients.environments.base import Array, Environment, EnvState, Step
 from policy_gradients.environments.device import device_environment
 from policy_gradients.types import ENV_AXIS
@@ -41,6 +44,28 @@ def over_devices(share: Environment, mesh: Mesh) -> Environment:
     spec = dataclasses.replace(share.spec, num_envs=mesh.size * share.spec.num_envs)
     env = device_environment(spec, on_each(reset, PartitionSpec()), on_each(step, spread, spread))
     return env._replace(close=share.close)
+
+
+def over_processes(share: Environment, mesh: Mesh) -> Environment:
+    """A simulator outside the program in each of several processes as one `Environment`, as `over_devices`.
+
+    Args:
+        share: This process's n copies.
+        mesh: One device of each process.
+    """
+    env = over_devices(share, mesh)
+
+    def own(state: EnvState) -> EnvState:
+        return jax.tree.map(lambda x: np.asarray(x)[jax.process_index()], state)
+
+    def snapshot(state: EnvState) -> dict[str, np.ndarray]:
+        return processes.gather_arrays(share.snapshot(own(state)))
+
+    def restore(arrays: Mapping[str, np.ndarray], state: EnvState) -> EnvState:
+        mine = share.restore({name: array[jax.process_index()] for name, array in arrays.items()}, own(state))
+        return jax.tree.map(lambda x: jnp.asarray(processes.gather(np.asarray(x))), mine)
+
+    return env._replace(snapshot=snapshot, restore=restore)
 
 
 def _lead(state: EnvState) -> EnvState:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ENGINES = ("jax", "mujoco", "envpool", "gymnasium")
 """In the order in which an id is looked up; the first two share no id."""
 
+ON_HOST = ("mujoco", "envpool", "gymnasium")
+"""Those that step outside the compiled program."""
+
 PREFIXES = (*ENGINES, "warp", *SUITES)
 """What may stand before an id; `warp` knows the ids of `mujoco`, and a suite's ids need its prefix."""
 
@@ -61,8 +64,8 @@ def make(
             EnvPool then clips to [−1, 1], as is usual in training.
         evaluation: True to play as scores are reported: rewards are not clipped, an Atari episode lasts until the
             game is over where in training it ends with each life, and MuJoCo's C engine steps the MuJoCo tasks.
-        mesh: Devices among which an engine that has its own memory on each (Warp) shares out its worlds. Environments
-            in JAX need to know nothing of it.
+        mesh: Devices among which an engine that has its own memory on each (Warp) shares out its worlds. Of several
+            processes each steps its share of a simulator on the host. Environments in JAX need to know nothing of it.
         **kwargs: The task's own options.
 
     Raises:
@@ -86,7 +89,8 @@ def make(
         )
     if stagger and not evaluation:
         kwargs = {**kwargs, "stagger": True}
-    env = construct(steps_it, name, num_envs, num_threads, max_episode_steps, kwargs)
+    shares = 1 if mesh is None or steps_it not in ON_HOST else mesh.size
+    env = construct(steps_it, name, num_envs // shares, num_threads, max_episode_steps, kwargs)
     try:
         env = stack_frames(rescale_actions(env, action_map), frame_stack)
         if obs_clip is not None:
@@ -94,6 +98,10 @@ def make(
         if reward_clip is not None:
             low, high = reward_clip if isinstance(reward_clip, tuple) else (-reward_clip, reward_clip)
             env = clip_rewards(env, low, high)
+        if mesh is not None and shares > 1:
+            from policy_gradients.environments.devices import over_processes
+
+            env = over_processes(env, mesh)
     except BaseException:
         env.close()
         raise

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from policy_gradients import backend
+from policy_gradients import backend, processes
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.errors import UserError
 from policy_gradients.training.rollout import Carry
@@ -23,14 +24,21 @@ def make_mesh(devices: int | Literal["all"], num_envs: int) -> Mesh | None:
     """So many of JAX's devices, along one axis; None for a single one.
 
     Args:
-        devices: How many; "all" or −1 for all that JAX sees.
+        devices: How many; "all" or −1 for all that JAX sees. Several processes train with all, also where 1 is said.
         num_envs: Environments to share out.
 
     Raises:
-        UserError: There are fewer devices, or the environments cannot be shared out evenly.
+        UserError: There are fewer devices, or other than all of several processes, or the environments cannot be shared
+            out evenly.
     """
     found = backend.devices()
-    count = len(found) if devices in ("all", -1) else int(devices)
+    every = devices in ("all", -1) or (devices == 1 and processes.count() > 1)
+    count = len(found) if every else int(devices)
+    if processes.count() > 1 and count < len(found):
+        raise UserError(
+            f"devices: {processes.count()} processes train with all of their {len(found)} devices, but {count} were "
+            "asked for; leave --devices out."
+        )
     if count > len(found):
         raise UserError(
             f"devices: {count} were asked for, but JAX sees {len(found)} ({found[0].device_kind}); give --devices "
@@ -48,15 +56,15 @@ def make_mesh(devices: int | Literal["all"], num_envs: int) -> Mesh | None:
 
 
 def check_spreads(spec: EnvironmentSpec, mesh: Mesh | None) -> None:
-    """Refuses several devices beside a simulator that is not inside the program.
+    """Refuses several devices of a process beside a simulator that is not inside the program.
 
     Raises:
         UserError: With the engines that can.
     """
-    if mesh is not None and spec.on_host:
+    if mesh is not None and spec.on_host and mesh.size > processes.count():
         raise UserError(
             f"devices: {spec.id} is stepped on the host by the engine {spec.engine}, which feeds one device only; give "
-            "--devices 1, or use an environment written in JAX or --engine warp."
+            "--devices 1, a process for each device, or use an environment written in JAX or --engine warp."
         )
 
 
@@ -80,13 +88,30 @@ def layout(mesh: Mesh, learner: LearnerState, carry: Carry) -> tuple[LearnerStat
 
 def place(mesh: Mesh | None, learner: LearnerState, carry: Carry) -> tuple[LearnerState, Carry]:
     """The same arrays on the devices of the mesh."""
-    return (learner, carry) if mesh is None else jax.device_put((learner, carry), layout(mesh, learner, carry))
+    if mesh is None:
+        return learner, carry
+    return jax.jit(lambda *state: state, out_shardings=layout(mesh, learner, carry))(learner, carry)
+
+
+def everywhere(mesh: Mesh | None, tree: Any) -> Any:
+    """Arrays of a program as ones that every device of the mesh has whole."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def on_one_device(tree: Any) -> Any:
-    """Arrays that are whole on several devices as those of one; others as they are."""
-    several = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
-    return jax.device_put(tree, backend.devices()[0]) if several else tree
+    """Arrays of several devices whole on one of this process; others as they are. All processes must call it."""
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+            return x
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(whole(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        if not x.is_fully_replicated:
+            sharding: Any = x.sharding
+            x = jax.jit(lambda x: x, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))(x)
+        return jnp.asarray(np.asarray(x.addressable_data(0)))
+
+    return jax.tree.map(whole, tree)
 
 
 def over(mesh: Mesh | None, iteration: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,8 +122,7 @@ def over(mesh: Mesh | None, iteration: Callable[..., Any]) -> Callable[..., Any]
     def spread(key: Key, learner: LearnerState, carry: Carry) -> tuple[LearnerState, Carry, Metrics]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             learner, carry, metrics = iteration(key, learner, carry)
-        keep = jax.lax.with_sharding_constraint
-        learner, carry = keep((learner, carry), layout(mesh, learner, carry))
-        return learner, carry, keep(metrics, NamedSharding(mesh, PartitionSpec()))
+        learner, carry = jax.lax.with_sharding_constraint((learner, carry), layout(mesh, learner, carry))
+        return learner, carry, everywhere(mesh, metrics)
 
     return spread

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from policy_gradients import processes
 from policy_gradients.errors import UserError
 from policy_gradients.training.config import Experiment
 
@@ -115,7 +116,9 @@ class Loggers:
 
 
 def make_loggers(experiment: Experiment, run: Path, start: int = 0) -> Loggers:
-    """The loggers that an experiment asks for, continuing after update `start`."""
+    """The loggers that an experiment asks for, continuing after update `start`; of several processes the lead's."""
+    if not processes.leads():
+        return Loggers()
     loggers: list[Logger] = []
     if experiment.logging.tensorboard:
         kept = [row for row in read_metrics(run / METRICS_FILE) if row.get("time/iterations", 0) <= start]

@@ -17,18 +17,19 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from policy_gradients import processes
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
-from policy_gradients.training.devices import make_mesh
+from policy_gradients.training.devices import make_mesh, on_one_device
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.products import Evaluation, make_pictures, write_policy
 from policy_gradients.training.program import Program
-from policy_gradients.training.progress import Progress, make_progress
+from policy_gradients.training.progress import Progress, SilentProgress, make_progress
 from policy_gradients.training.saving import best_of, new_folder, restore_state, save_state
 from policy_gradients.training.setup import (
     Parts,
@@ -38,7 +39,7 @@ from policy_gradients.training.setup import (
     initial_state,
     make_environment,
 )  # fmt: skip
-from policy_gradients.training.signals import StopRequests
+from policy_gradients.training.signals import STATUSES, StopRequests
 from policy_gradients.training.watch import EngineWatch, settle_engine
 from policy_gradients.types import ActorCritic
 
@@ -83,8 +84,8 @@ def train(
     validate(experiment)
     with computing_on(experiment.backend):
         experiment, line = (experiment, "") if make_env else settle_engine(experiment)
-        run = new_folder(experiment, run_dir, f"seed{experiment.seed}")
-        save_experiment(experiment, run / "config.yaml")
+        run = Path(processes.from_lead(lambda: str(new_folder(experiment, run_dir, f"seed{experiment.seed}"))))
+        _keep_settings(experiment, run)
         return _run(experiment, run, agent, make_env, None, line)
 
 
@@ -125,8 +126,9 @@ def resume(
     with computing_on(experiment.backend):
         found = any((run / "checkpoints").glob("update_*"))
         saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
+        processes.wait()  # all have read what the lead now writes
         if changes:
-            save_experiment(experiment, run / "config.yaml")
+            _keep_settings(experiment, run)
         return _run(experiment, run, agent, make_env, saved)
 
 
@@ -146,12 +148,17 @@ def _run(
         chosen = settle_backend(experiment, env.spec, agent)
         if chosen.line:
             experiment = replace(experiment, backend=chosen.backend)
-            save_experiment(experiment, run / "config.yaml")
+            _keep_settings(experiment, run)
         stack.enter_context(computing_on(chosen.backend))
         session = _Session(experiment, run, build(experiment, env, agent, mesh), agent, make_env)
         for sentence in filter(None, (line, chosen.line)):
             session.progress.message(sentence)
         return session.go(int(saved[1]["update"]) if saved else 0, saved)
+
+
+def _keep_settings(experiment: Experiment, run: Path) -> None:
+    if processes.leads():
+        save_experiment(experiment, run / "config.yaml")
 
 
 class _Session:
@@ -172,7 +179,7 @@ class _Session:
         self.steps_per_update = parts.env.spec.num_envs * experiment.hyperparameters.num_steps
         self.updates = count_updates(experiment.total_steps, self.steps_per_update)
         self.init_key, self.key, self.eval_key, self.restart_key = jax.random.split(jax.random.key(experiment.seed), 4)
-        self.progress: Progress = make_progress(experiment, run)
+        self.progress: Progress = make_progress(experiment, run) if processes.leads() else SilentProgress()
         self.watch = EngineWatch(parts.env.spec, self.progress.message)
         self.judge: Evaluation | None = None
         self.best = -math.inf
@@ -191,14 +198,22 @@ class _Session:
                 self.progress.message("This run is finished; give --total-steps for a longer one.")
                 return Run(self.run, {"status": "finished"})
             with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
-                state, update, metrics = self._loop(state, start, loggers, stop)
+                try:
+                    state, update, metrics = self._loop(state, start, loggers, stop)
+                except processes.PeerLost as lost:
+                    lost.add_note(
+                        f"The last checkpoint is in {self.run / 'checkpoints'}; start all processes again, each with: "
+                        f"policy-gradients resume {self.run}"
+                    )
+                    raise
             if update < self.updates:
                 self.progress.message(
                     f"Stopped after update {update} of {self.updates}; continue: policy-gradients resume {self.run}"
                 )
                 return Run(self.run, {**metrics, "status": stop.status})
             self._write_policy(state, metrics, "policy")
-            make_pictures(self.experiment, self.run, self.progress, film=self.film)
+            if processes.leads():
+                make_pictures(self.experiment, self.run, self.progress, film=self.film)
             return Run(self.run, {**metrics, "status": "finished"})
         finally:
             self.progress.close()
@@ -212,9 +227,13 @@ class _Session:
         metrics: dict[str, float] = {}
         update, saved, trained = start, start, 0.0
         program = Program(self.parts, self.steps_per_update, self.key, state)
-        while update < self.updates and not stop:
+        while update < self.updates:
+            count, asked_to_stop = self._agree(program.suggested, update, stop.status)
+            if asked_to_stop:
+                stop.status = asked_to_stop
+                break
             tick = time.perf_counter()
-            state, rows = self._iterate(program, state, update)
+            state, rows = self._iterate(program, state, update, count)
             trained += time.perf_counter() - tick
             rate = (update + len(rows) - start) * self.steps_per_update / trained
             for metrics in rows:
@@ -232,19 +251,28 @@ class _Session:
             self._save(state, update)
         return state, update, metrics
 
-    def _iterate(self, program: Program, state: RunState, update: int) -> tuple[RunState, list[dict[str, float]]]:
-        """One call: as many updates as suit it, up to the next at whose end something is due; and their metrics."""
+    def _agree(self, suggested: int, update: int, status: str) -> tuple[int, str]:
+        """How many updates the next call runs, up to the next at whose end something is due, and whether to stop.
+
+        Of several processes the one that wants the fewest decides, and one that was asked to stop.
+        """
         times = self.experiment.evaluation.num_evaluations, self.experiment.checkpoint.num_checkpoints
-        due = (n for n in range(1, program.suggested) if any(is_due(update + n, self.updates, each) for each in times))
-        count = min(next(due, program.suggested), self.updates - update)
+        due = (n for n in range(1, suggested) if any(is_due(update + n, self.updates, each) for each in times))
+        count = min(next(due, suggested), self.updates - update)
+        wishes = processes.gather(np.array([count, STATUSES.index(status)]))
+        return int(wishes[:, 0].min()), STATUSES[wishes[:, 1].max()]
+
+    def _iterate(
+        self, program: Program, state: RunState, update: int, count: int
+    ) -> tuple[RunState, list[dict[str, float]]]:
+        """One call, and the metrics of its updates."""
         try:
             state, rows = program(state, update, count)
         except EnvironmentFailure as failure:
-            if not self.parts.env.spec.exact_resume:
+            if not self.parts.env.spec.exact_resume and processes.count() == 1:
                 self._save(state, update)  # nothing of the simulator is in it, so what was learnt is kept
             failure.add_note(
-                f"What was learnt is kept in {ckpt.latest_checkpoint(self.run)}; continue: policy-gradients resume "
-                f"{self.run}"
+                f"What was learnt is kept in {self._latest()}; continue: policy-gradients resume {self.run}"
             )
             raise
         for number, row in enumerate(rows, update):
@@ -252,6 +280,9 @@ class _Session:
                 raise self._diverged(row, number)
             self.watch(row, int(row["time/total_timesteps"]))
         return state, rows
+
+    def _latest(self) -> Path:
+        return ckpt.latest_checkpoint(self.run) if processes.leads() else self.run / "checkpoints"
 
     def _time_elapsed(self) -> float:
         return self.earlier + time.perf_counter() - self.began
@@ -261,7 +292,7 @@ class _Session:
             self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_eval_env)
         learner = state.learner
         metrics = self.judge(jax.random.fold_in(self.eval_key, update), learner.params, learner.statistics)
-        score = metrics.get("eval/mean_reward", math.nan)
+        score = float(processes.gather(np.array(metrics.get("eval/mean_reward", math.nan)))[0])
         if score > self.best and self.experiment.checkpoint.keep_best:
             self.best = score
             self._save(state, update, name="best")
@@ -269,8 +300,9 @@ class _Session:
         return metrics
 
     def _write_policy(self, state: RunState, metrics: dict[str, float], name: str) -> None:
-        if self.exportable:
-            write_policy(self.experiment, self.run / name, self.parts.env.spec, state.learner, metrics)
+        learner = on_one_device(state.learner)
+        if self.exportable and processes.leads():
+            write_policy(self.experiment, self.run / name, self.parts.env.spec, learner, metrics)
 
     def _save(self, state: RunState, update: int, name: str | None = None) -> None:
         save_state(
@@ -281,5 +313,5 @@ class _Session:
     def _diverged(self, metrics: dict[str, float], update: int) -> TrainingDiverged:
         return TrainingDiverged(
             f"Update {update + 1} met numbers that are not finite, first in {blame(metrics)}. The last good checkpoint "
-            f"is {ckpt.latest_checkpoint(self.run)}; lower the learning rate or look at the environment, then resume."
+            f"is {self._latest()}; lower the learning rate or look at the environment, then resume."
         )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from policy_gradients import backend, compilation
+from policy_gradients import backend, compilation, processes
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.environments.host import host_environment
 from policy_gradients.environments.simulators import host_step
@@ -45,8 +45,9 @@ def settle_backend(
 ) -> Placement:
     """The back end that suits a run.
 
-    It is the one asked for, or JAX's own where there is nothing to choose: no accelerator, or an environment inside the
-    compiled program. Beside a simulator on the host both are timed, which takes some seconds.
+    It is the one asked for, or JAX's own where there is nothing to choose: no accelerator, an environment inside the
+    compiled program, or several processes, which could not choose alike. Beside a simulator on the host both are timed,
+    which takes some seconds.
 
     Args:
         experiment: What is trained.
@@ -54,7 +55,7 @@ def settle_backend(
         agent: Networks of your own, instead of the experiment's.
         measure: Seconds of an update on the back end that computes now; None for `seconds_of_update`.
     """
-    if experiment.backend != "auto" or not spec.on_host or backend.platform() != "gpu":
+    if experiment.backend != "auto" or not spec.on_host or backend.platform() != "gpu" or processes.count() > 1:
         return Placement(experiment.backend, "")
     seconds, names = {}, {"cpu": "the processor", "gpu": backend.devices()[0].device_kind}
     for name in names:

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from policy_gradients import backend, compilation
+from policy_gradients import backend, compilation, processes
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.environments.host import with_cause
+from policy_gradients.training.devices import everywhere
 from policy_gradients.training.setup import Parts, RunState
 from policy_gradients.types import Array, Key, LearnerState, Metrics
 
@@ -53,7 +55,7 @@ class Program:
         self._key = key
         self._names = tuple(jax.eval_shape(parts.iteration, key, *state)[2])
         several = jax.jit(
-            partial(_several, parts.iteration, self.at_most),
+            partial(_several, parts.iteration, self.at_most, parts.mesh),
             donate_argnums=() if parts.env.spec.on_host else (3, 4),
         )
         lowered = several.lower(key, np.int32(0), np.int32(1), *state)
@@ -69,10 +71,12 @@ class Program:
 
         Raises:
             EnvironmentFailure: A simulator failed; `state` is as it was.
+            PeerLost: Another process stopped.
         """
         began = time.perf_counter()
-        learner, carry, rows = with_cause(self._compiled, self._key, np.int32(first), np.int32(count), *state)
-        table, steps = jax.device_get(rows)
+        with processes.noticing_loss():
+            learner, carry, rows = with_cause(self._compiled, self._key, np.int32(first), np.int32(count), *state)
+            table, steps = jax.device_get(rows)
         affordable = count * SECONDS_PER_CALL / (time.perf_counter() - began)
         self.suggested = max(1, min(int(affordable), 2 * self.suggested, self.at_most))
         metrics = [dict(zip(self._names, map(float, row), strict=True)) for row in table[:count]]
@@ -94,6 +98,7 @@ def most_updates(spec: EnvironmentSpec, steps_per_update: int) -> int:
 def _several(
     iteration: Callable[..., tuple[LearnerState, Any, Metrics]],
     at_most: int,
+    mesh: Mesh | None,
     key: Key,
     first: Array,
     count: Array,
@@ -108,7 +113,7 @@ def _several(
 
     if at_most == 1:
         learner, carry, row = one(first, learner, carry)
-        return learner, carry, jax.tree.map(lambda x: x[None], row)
+        return learner, carry, everywhere(mesh, jax.tree.map(lambda x: x[None], row))
 
     def body(index: Array, loop: tuple) -> tuple:
         learner, carry, rows = loop
@@ -117,4 +122,5 @@ def _several(
 
     like = jax.eval_shape(one, first, learner, carry)[2]
     rows = jax.tree.map(lambda x: jnp.zeros((at_most, *x.shape), x.dtype), like)
-    return jax.lax.fori_loop(0, count, body, (learner, carry, rows))
+    learner, carry, rows = jax.lax.fori_loop(0, count, body, (learner, carry, rows))
+    return learner, carry, everywhere(mesh, rows)

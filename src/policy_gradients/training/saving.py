@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from policy_gradients import processes
 from policy_gradients.environments.base import Environment
 from policy_gradients.environments.host import with_cause
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.config import Experiment, config_hash
-from policy_gradients.training.devices import place
+from policy_gradients.training.devices import on_one_device, place
 from policy_gradients.training.rollout import Carry
 from policy_gradients.training.setup import Parts, RunState, forget_running_returns, start_environments
 from policy_gradients.types import Key
@@ -33,7 +34,7 @@ def save_state(
     best: float,
     name: str | None = None,
 ) -> None:
-    """Writes a checkpoint of a run, and deletes those that are too old to keep.
+    """Writes a checkpoint of a run, and deletes those that are too old to keep. All processes must call it.
 
     Args:
         run: Its folder.
@@ -48,12 +49,15 @@ def save_state(
     Raises:
         UserError: It cannot be written.
     """
-    arrays = ckpt.flatten_tree({"learner": state.learner, "obs": state.carry.obs, "episodes": state.carry.episodes})
-    arrays |= {f"env.{key}": value for key, value in env.snapshot(state.carry.env_state).items()}
+    learner, carry = on_one_device(state)
+    arrays = ckpt.flatten_tree({"learner": learner, "obs": carry.obs, "episodes": carry.episodes})
+    arrays |= {f"env.{key}": value for key, value in env.snapshot(carry.env_state).items()}
+    if not processes.leads():
+        return
     folder = run / "checkpoints" / name if name else ckpt.checkpoint_folder(run, update)
     manifest = {
         "update": update,
-        "total_timesteps": int(state.learner.step),
+        "total_timesteps": int(learner.step),
         "time_elapsed": time_elapsed,
         "best": best if math.isfinite(best) else None,
         "config_hash": config_hash(experiment),
@@ -61,6 +65,7 @@ def save_state(
         "environment": {"id": env.spec.id, "engine": env.spec.engine, "versions": dict(env.spec.versions)},
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "cpu_count": os.cpu_count(),
+        "processes": processes.count(),
     }
     ckpt.save_checkpoint(folder, arrays, manifest)
     if name is None:
@@ -93,7 +98,13 @@ def restore_state(
     Raises:
         UserError: The checkpoint does not fit the run.
     """
-    (arrays, manifest), env = saved, parts.env
+    (arrays, manifest), env, fresh = saved, parts.env, RunState(*on_one_device(fresh))
+    before = manifest.get("processes", 1)
+    if env.spec.on_host and env.spec.exact_resume and before != processes.count():
+        raise UserError(
+            f"{run} was trained by {before} {'process' if before == 1 else 'processes'}, each of which stepped its "
+            f"share of {env.spec.id}, but {processes.count()} would go on; resume it with {before}."
+        )
     template = {"learner": fresh.learner, "obs": fresh.carry.obs, "episodes": fresh.carry.episodes}
     tree = ckpt.unflatten_tree(template, arrays, run)
     if env.spec.exact_resume:
@@ -105,7 +116,7 @@ def restore_state(
     window = tree["episodes"]._replace(
         running_return=started.episodes.running_return, running_length=started.episodes.running_length
     )
-    return RunState(forget_running_returns(tree["learner"]), started._replace(episodes=window))
+    return RunState(*place(parts.mesh, forget_running_returns(tree["learner"]), started._replace(episodes=window)))
 
 
 def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from policy_gradients import processes
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError, suggest
@@ -271,7 +272,9 @@ def _check_together(experiment: Experiment, env: Environment) -> None:
             f"seeds: {env.spec.id} is stepped on the host by the engine {env.spec.engine}, whose seeds cannot share a "
             "program; train them one after another with --seed, or use an environment written in JAX or --engine warp."
         )
-    if experiment.devices != 1:
+    if experiment.devices != 1 or processes.count() > 1:
+        came = f"{processes.count()} processes" if processes.count() > 1 else repr(experiment.devices)
         raise UserError(
-            f"devices: many seeds in one program use one device, but {experiment.devices!r} came; leave --devices out."
+            f"devices: many seeds in one program use one device, but {came} came; leave --devices and --coordinator "
+            "out."
         )

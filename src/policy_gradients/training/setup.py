@@ -157,9 +157,14 @@ def _saturation(trajectory: Transition, action_map: str) -> Metrics:
 
 def initial_state(parts: Parts, key: Key) -> RunState:
     """A learner that knows nothing and environments that have just been reset."""
-    learner_key, env_key = jax.random.split(key)
-    learner = jax.jit(parts.algorithm.init, compiler_options=compilation.for_few_runs())(learner_key)
-    return RunState(*devices.place(parts.mesh, learner, with_cause(start_environments, parts.env, env_key)))
+
+    def begin(key: Key) -> tuple[LearnerState, Carry]:
+        learner_key, env_key = jax.random.split(key)
+        return parts.algorithm.init(learner_key), init_carry(parts.env, env_key)
+
+    places = None if parts.mesh is None else devices.layout(parts.mesh, *jax.eval_shape(begin, key))
+    program = jax.jit(begin, out_shardings=places, compiler_options=compilation.for_few_runs())
+    return RunState(*with_cause(program, key))
 
 
 def start_environments(env: Environment, key: Key) -> Carry:

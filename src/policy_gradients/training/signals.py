@@ -5,6 +5,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
+STATUSES = ("", "interrupted", "terminated")
+"""What `StopRequests.status` may be."""
+
 
 class StopRequests:
     """A context in which SIGINT and SIGTERM are noted instead of acted on (in the main thread; elsewhere nothing).

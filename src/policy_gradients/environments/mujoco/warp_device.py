@@ -102,11 +102,11 @@ def pick_device(warp: Any, name: str | None) -> Any:
             "JAX has a CUDA device, but Warp cannot use it: this Warp needs an NVIDIA driver of version 580 or newer "
             "(nvidia-smi shows yours). Update the driver, or choose --engine batch."
         )
-    return warp.device_from_jax(backend.devices()[0])
+    return warp.device_from_jax(backend.own_device())
 
 
 def pick_devices(warp: Any, name: str | None, mesh: "Mesh | None") -> list[Any]:
-    """Warp's devices for the devices of a mesh, each once; without a mesh the one of `pick_device`.
+    """Warp's devices for this process's devices of a mesh, each once; without a mesh the one of `pick_device`.
 
     Raises:
         UserError: As `pick_device`; or one device is named where there are several.
@@ -116,7 +116,7 @@ def pick_devices(warp: Any, name: str | None, mesh: "Mesh | None") -> list[Any]:
     if name not in (None, "cpu"):
         raise UserError(f"The option device names one device, {name!r}; leave it out, or give --devices 1.")
     pick_device(warp, name)
-    return list({str(where): where for where in map(warp.device_from_jax, mesh.devices.flat)}.values())
+    return list({str(where): where for where in map(warp.device_from_jax, mesh.local_devices)}.values())
 
 
 def check_room(warp: Any, task: Task, num_envs: int, device: Any) -> None:
