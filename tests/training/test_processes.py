@@ -111,6 +111,16 @@ def test_each_process_steps_its_share_of_a_simulator_and_goes_on_where_it_stoppe
 
 
 @pytest.mark.slow
+def test_simulators_without_a_state_start_anew_in_each_process(start, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["a2c", "--env=gymnasium:Pendulum-v1", f"--run-dir={run}", "--total-steps=256", *QUICK[:3], *QUICK[5:]]
+    assert [code for code, *_ in finish(start("train", *arguments))] == [0, 0]
+    first, second = finish(start("resume", run, "--total-steps=512"))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "start new episodes" in first[1] and rows(run)[-1]["time/total_timesteps"] == 512
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all(start, tmp_path):
     run = tmp_path / "run"
     both = start("train", "ppo", "--env=HalfCheetah-v4", f"--run-dir={run}", "--total-steps=10_000_000", *QUICK)
