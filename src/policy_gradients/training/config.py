@@ -122,7 +122,8 @@ class Experiment:
             usual yardstick).
         seed: Of everything drawn at random.
         devices: Devices among which the environments are shared out, each with its part of every gradient; "all" or −1
-            for all that JAX sees. For environments in JAX and on Warp; the results are those of one device.
+            for all that JAX sees. For environments in JAX and on Warp; the results are those of one device. Several
+            processes train with all of theirs.
         backend: What computes, "cpu" or "gpu"; "auto" takes the GPU where there is one, and beside a simulator on the
             host whichever is measured to be faster at the start. A run keeps what was chosen.
         video: Film an episode at the end.
