@@ -18,7 +18,6 @@ from policy_gradients.training import loop
 from policy_gradients.training.checkpoint import latest_checkpoint, load_checkpoint
 from policy_gradients.training.config import load_experiment
 
-COMMAND = "import sys; from policy_gradients.cli.main import main; sys.exit(main(sys.argv[1:]))"
 QUICK = [
     "--preset=none", "--num-envs=8", "--num-steps=16", "--num-epochs=2", "--num-minibatches=2", "--network.hidden=8",
     "--lr-schedule=constant", "--logging.progress=lines", "--evaluation.num-evaluations=1", "--evaluation.episodes=2",
@@ -58,7 +57,7 @@ def start(tmp_path):
         for index in range(2):
             joining = [f"--coordinator={where}", "--num-processes=2", f"--process-id={index}"]
             process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *map(str, arguments), *joining], cwd=tmp_path, text=True,
+                [sys.executable, "-m", "policy_gradients.cli", *map(str, arguments), *joining], cwd=tmp_path, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=settings | (second if index else {}),
             )  # fmt: skip
             started.append(process)

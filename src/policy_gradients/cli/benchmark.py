@@ -199,8 +199,9 @@ def _median(call: Callable[[], int], seconds: float) -> float:
     while len(each) < 5 or spent < seconds:
         tick = time.perf_counter()
         count = call()
-        spent += time.perf_counter() - tick
-        each.append((time.perf_counter() - tick) / count)
+        seconds_of_call = time.perf_counter() - tick
+        spent += seconds_of_call
+        each.append(seconds_of_call / count)
     return statistics.median(each[2:])
 
 

@@ -45,7 +45,7 @@ def join(options: Mapping[str, str | None]) -> None:
     """Joins the other processes, before anything computes; nothing without these options.
 
     Args:
-        options: The command's, by name.
+        options: The command's, by name; those that are not in `OPTIONS` do not matter.
 
     Raises:
         UserError: Some are missing or wrong, or the first process cannot be reached.

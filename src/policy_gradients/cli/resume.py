@@ -17,10 +17,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--backend", choices=("auto", "cpu", "gpu"), help="another back end; auto chooses anew")
     for name, text in distributed.OPTIONS.items():
         metavar, _, meaning = text.partition(" ")
-        parser.add_argument(name, metavar=metavar, help=meaning.strip())
+        parser.add_argument(name, dest=name, metavar=metavar, help=meaning.strip())
     options = parser.parse(arguments)
     start_jax()
-    distributed.join({name: vars(options)[name.lstrip("-").replace("-", "_")] for name in distributed.OPTIONS})
+    distributed.join(vars(options))
     from policy_gradients.cli.train import report
     from policy_gradients.training.loop import resume
 
