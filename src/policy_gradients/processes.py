@@ -6,6 +6,9 @@ has to be done by all in the same order. One process, the lead, writes files and
 A process joins by `jax.distributed.initialize`, before anything computes.
 """
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -49,8 +52,10 @@ def noticing_loss() -> Iterator[None]:
     """Around what sends: a failure to reach the others is raised as `PeerLost`."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # A jitted function raises a ValueError that begins with XLA's name of the status, such as "UNKNOWN: Gloo …".
+        of_xla = isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error))
+        if count() == 1 or not of_xla or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise PeerLost(f"Another process of this run stopped ({str(error).splitlines()[0]}).") from None
 
@@ -63,6 +68,29 @@ def gather_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def wait() -> None:
     """Returns once all have called it."""
     gather(np.zeros(1, np.uint8))
+
+
+def check_equal(what: str, text: str) -> None:
+    """Refuses, in every process, to train together where a text is not the same in all. All must call it.
+
+    Raises:
+        UserError: Some have another text, or other numbers of devices than others.
+    """
+    if count() == 1:
+        return
+    devices = Counter(device.process_index for device in jax.devices())
+    if len(devices) < count() or len({*devices.values()}) > 1:
+        raise UserError(
+            f"Every process needs as many devices as the others, but they have "
+            f"{', '.join(str(devices[index]) for index in range(count()))}; give each its own (CUDA_VISIBLE_DEVICES)."
+        )
+    heard = gather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    others = [index for index in range(count()) if not np.array_equal(heard[index], heard[0])]
+    if others:
+        raise UserError(
+            f"All processes must start with the same {what}, but process {', '.join(map(str, others))} has others than "
+            "process 0; give all the same command and the same files."
+        )
 
 
 def from_lead(make: Callable[[], str]) -> str:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy_gradients.algorithms.learner import judge
+from policy_gradients.algorithms.learner import entropy_bonus, judge
 from policy_gradients.algorithms.ppo import PPOConfig
 from policy_gradients.estimation.advantages import gae
 from policy_gradients.estimation.normalization import NormalizationConfig, Statistics
@@ -64,3 +64,10 @@ def test_the_critic_sees_what_followed_only_where_no_row_shows_it():
         assert seen == [(T, N), (1, N)]
         judge(watching, CONFIG, PARAMS, NOTHING, walk(cut=[(2, 1)]))
     assert seen[2:] == [(T, N), (1, N), (T, N)]
+
+
+def test_a_minibatch_of_dummy_rows_has_no_entropy_bonus():
+    distribution = AGENT.policy(PARAMS, jnp.zeros((3, D)))
+    bonus = lambda valid: entropy_bonus(PPOConfig(entropy_coef=0.5), distribution, jnp.asarray(valid))  # noqa: E731
+    assert bonus([False] * 3) == 0.0
+    np.testing.assert_allclose(bonus([True, False, True]), 0.5 * distribution.entropy()[0], rtol=1e-6)

@@ -11,6 +11,7 @@ BAD = {
     "auto outside a cluster": (["--coordinator=auto"], "could not join the others"),
     "an address alone": (["--coordinator", "a:1"], "belong together"),
     "no port": (["--coordinator=a", "--num-processes=2", "--process-id=0"], "expected HOST:PORT or auto, got 'a'"),
+    "no such port": (["--coordinator=a:70000", "--num-processes=2", "--process-id=0"], "HOST:PORT or auto, got 'a:70"),
     "no such process": (["--coordinator=a:1", "--num-processes=2", "--process-id=2"], "a number from 0 to 1, got 2"),
     "no number": (["--coordinator=a:1", "--num-processes=two", "--process-id=0"], "expected a whole number, got 'two'"),
     "no value": (["--coordinator"], "expected one value, got none"),

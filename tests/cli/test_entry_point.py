@@ -101,6 +101,17 @@ def test_a_bug_keeps_its_traceback(failing):
             failing(bug)
 
 
+def test_a_bug_in_one_of_several_processes_ends_it_at_once_and_keeps_its_traceback(failing, monkeypatch, capsys):
+    """At a regular exit JAX would wait five minutes for the others, and they for this one."""
+    monkeypatch.setattr(entry, "_joined", lambda: True)
+    monkeypatch.setattr(entry.os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+    for failure, code in ((ZeroDivisionError("a bug"), 1), (UserError("Expected this."), 2)):
+        with pytest.raises(SystemExit) as left:
+            failing(failure)
+        told = capsys.readouterr().err
+        assert left.value.code == code and ("Traceback" in told) == (code == 1)
+
+
 def test_importing_the_package_imports_nothing_heavy_and_takes_milliseconds():
     code = (
         "import sys, time; before = time.process_time(); import policy_gradients; spent = time.process_time() - before;"

@@ -14,6 +14,10 @@ def test_the_linear_schedule_falls_to_zero_with_environment_steps(step, share):
     np.testing.assert_allclose(linear(3e-4, jnp.float32(step), 1000), 3e-4 * share, rtol=1e-4)
 
 
+def test_a_run_may_be_longer_than_32_bits_count():
+    np.testing.assert_allclose(linear(3e-4, jnp.float32(1e9), 4_000_000_000), 3e-4 * 0.75, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("kl", "factor"),
     [(0.0, 1.5), (0.0039, 1.5), (0.0041, 1.0), (0.008, 1.0), (0.0159, 1.0), (0.0161, 1 / 1.5), (np.inf, 1 / 1.5)],

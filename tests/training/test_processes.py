@@ -31,11 +31,13 @@ class Failing(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     def reset(self, seed=None, options=None):
+        if os.environ.get("FAILS") == "reset":
+            raise ValueError("the battery is flat")
         self.steps = 0
         return np.zeros(3, np.float32), {}
     def step(self, action):
         self.steps += 1
-        if self.steps == 20 and os.environ.get("FAILS"):
+        if self.steps == 20 and os.environ.get("FAILS") == "step":
             raise ValueError("the motor burns")
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
@@ -45,19 +47,19 @@ gymnasium.register("Failing-v0", Failing)
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts one command line as two processes; the first comes first."""
+    """Starts one command line as two processes; the first comes first, the second may get more."""
     started = []
 
-    def begin(*arguments, **second):
+    def begin(*arguments, extra=(), **second):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             where = f"127.0.0.1:{probe.getsockname()[1]}"
         paths = os.pathsep.join(sys.path)
         settings = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         for index in range(2):
-            joining = [f"--coordinator={where}", "--num-processes=2", f"--process-id={index}"]
+            own = [f"--coordinator={where}", "--num-processes=2", f"--process-id={index}", *(extra if index else ())]
             process = subprocess.Popen(
-                [sys.executable, "-m", "policy_gradients.cli", *map(str, arguments), *joining], cwd=tmp_path, text=True,
+                [sys.executable, "-m", "policy_gradients.cli", *map(str, arguments), *own], cwd=tmp_path, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=settings | (second if index else {}),
             )  # fmt: skip
             started.append(process)
@@ -134,13 +136,14 @@ def test_a_signal_to_one_stops_all(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_that_fails_ends_the_others_with_a_sentence(start, tmp_path):
+@pytest.mark.parametrize(("where", "cause"), [("step", "the motor burns"), ("reset", "the battery is flat")])
+def test_one_that_fails_ends_the_others_with_a_sentence(start, tmp_path, where, cause):
     (tmp_path / "failing.py").write_text(FAILING)
     run = tmp_path / "run"
     arguments = ["--env=failing:Failing-v0", f"--run-dir={run}", "--total-steps=100_000", *QUICK]
-    both = start("train", "ppo", *arguments, FAILS="1")
+    both = start("train", "ppo", *arguments, FAILS=where)
     first, second = finish(both)
-    assert second[0] == 2 and "the motor burns" in second[2]
+    assert second[0] == 2 and cause in second[2]
     assert first[0] == 1 and "Traceback" not in first[2]
     assert "Another process of this run stopped" in first[2] and "start all processes again" in first[2]
 
@@ -153,6 +156,15 @@ def test_what_the_first_refuses_the_others_refuse(start, tmp_path):
     assert first[0] == second[0] == 2
     assert "already exists and is not empty" in first[2]
     assert "The first process stopped before it began" in second[2]
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_refuse_to_train_together(start, tmp_path):
+    run = tmp_path / "run"
+    both = start("train", "ppo", "--env=CartPole-v1", f"--run-dir={run}", *QUICK, extra=["--gamma=0.9"])
+    for code, _, error in finish(both):
+        assert code == 2 and "the same settings, but process 1 has others than process 0" in error
+    assert not run.exists()
 
 
 def test_one_process_alone_sends_nothing():

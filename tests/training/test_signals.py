@@ -36,6 +36,14 @@ def test_a_second_ctrl_c_stops_at_once(first):
         assert stop
 
 
+def test_a_first_ctrl_c_is_patient_where_another_process_was_asked_to_stop_before():
+    with StopRequests() as stop:
+        stop.status = "terminated"  # what the others agreed on
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
 def test_a_second_sigterm_is_patient():
     """A scheduler may repeat it while the checkpoint is being written."""
     with StopRequests() as stop:

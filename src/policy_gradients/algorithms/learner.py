@@ -10,7 +10,7 @@ import optax
 from policy_gradients.algorithms.diagnostics import learning_metrics
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import gae
-from policy_gradients.estimation.batches import Batch, known_zero, masked_mean, pool
+from policy_gradients.estimation.batches import Batch, known_zero, masked_means, pool
 from policy_gradients.optimization.schedules import current_rate
 from policy_gradients.types import ActorCritic, Array, Distribution, Key, LearnerState, Metrics, Params, Transition
 
@@ -70,7 +70,7 @@ def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Arra
     """c_H ⟨H⟩ over valid rows; the entropy is not computed where c_H is known to be 0."""
     if known_zero(config.entropy_coef):
         return 0.0
-    return config.entropy_coef * masked_mean(distribution.entropy(), valid)
+    return config.entropy_coef * masked_means((distribution.entropy(),), valid)[0]
 
 
 STEP_METRICS = ("train/grad_norm", "train/grad_clipped_fraction", "train/nonfinite")

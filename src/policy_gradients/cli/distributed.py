@@ -62,10 +62,12 @@ def join(options: Mapping[str, str | None]) -> None:
     where = {} if auto else _address(given)
     import jax
 
+    jax.config.update("jax_enable_preemption_service", False)  # it swallows a SIGTERM that comes before training
     if not auto:
         _meet(**where)
     try:
-        jax.distributed.initialize(**where)
+        # Named processes ask no cluster, which would also choose a GPU for each.
+        jax.distributed.initialize(**where, cluster_detection_method=None if auto else "deactivate")
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         way_out = "name the processes with " + ", ".join(OPTIONS) if auto else "start all of them again"
@@ -95,7 +97,7 @@ def _meet(coordinator_address: str, num_processes: int, process_id: int) -> None
 
 def _address(given: Mapping[str, str]) -> dict[str, Any]:
     host, _, port = given["--coordinator"].rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise UserError(f"--coordinator: expected HOST:PORT or auto, got {given['--coordinator']!r}.")
     count, index = (_number(name, given[name]) for name in ("--num-processes", "--process-id"))
     if not 0 <= index < count:

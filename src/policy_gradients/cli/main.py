@@ -45,18 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
-    except RuntimeError as error:
+        return _leave(PIPE_CLOSED)
+    except Exception as error:
         code = _exit_code(error)
-        if code is None:
+        if code is not None:
+            return _leave(_complain(error, code))
+        if not _joined():
             raise
-        return _leave(_complain(error, code))
+        sys.excepthook(type(error), error, error.__traceback__)
+        return _leave(FAILED)
+
+
+def _joined() -> bool:
+    """Whether this is one of several processes."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _leave(code: int) -> int:
     """The exit code; one of several processes ends at once, since at a regular exit each waits for the others."""
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized():
+    if _joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -95,7 +103,7 @@ example:
   policy-gradients train ppo --env HalfCheetah-v4"""
 
 
-def _exit_code(error: RuntimeError) -> int | None:
+def _exit_code(error: Exception) -> int | None:
     """The code of a failure that explains itself, or None; looked up by name, so that no module is imported for it."""
     kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("policy_gradients.")}
     if "EnvironmentFailure" in kinds:

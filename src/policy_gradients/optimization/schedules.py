@@ -19,7 +19,7 @@ def linear(initial: float | Float[Array, ""], step: Float[Array, ""], total_step
     Counting environment steps keeps the end of the schedule at the end of the run for any number of epochs,
     minibatches and environments.
     """
-    return initial * jnp.maximum(0.0, 1.0 - step / total_steps)
+    return initial * jnp.maximum(0.0, 1.0 - step / float(total_steps))
 
 
 def kl_adaptive(

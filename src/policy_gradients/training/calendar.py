@@ -1,6 +1,7 @@
 """How many updates a run has, and after which of them an evaluation or a checkpoint is due."""
 
 import math
+from collections.abc import Sequence
 
 
 def count_updates(total_steps: int, steps_per_update: int) -> int:
@@ -16,3 +17,9 @@ def is_due(update: int, updates: int, times: int) -> bool:
 def due_updates(updates: int, times: int) -> tuple[int, ...]:
     """All updates for which `is_due` is true, in order."""
     return tuple(sorted({math.ceil(updates * k / times) for k in range(1, times + 1)}))
+
+
+def until_due(update: int, updates: int, times: Sequence[int], most: int) -> int:
+    """Updates that can follow number `update` in one go: at most `most`, up to the next that is due for any."""
+    due = (n for n in range(1, most) if any(is_due(update + n, updates, each) for each in times))
+    return min(next(due, most), updates - update)

@@ -111,7 +111,8 @@ def on_one_device(tree: Any) -> Any:
             x = jax.jit(lambda x: x, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))(x)
         return jnp.asarray(np.asarray(x.addressable_data(0)))
 
-    return jax.tree.map(whole, tree)
+    with processes.noticing_loss():
+        return jax.tree.map(whole, tree)
 
 
 def over(mesh: Mesh | None, iteration: Callable[..., Any]) -> Callable[..., Any]:

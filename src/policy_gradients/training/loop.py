@@ -22,8 +22,8 @@ from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
-from policy_gradients.training.calendar import count_updates, is_due
-from policy_gradients.training.config import Experiment, load_experiment, save_experiment, validate
+from policy_gradients.training.calendar import count_updates, is_due, until_due
+from policy_gradients.training.config import Experiment, config_hash, load_experiment, save_experiment, validate
 from policy_gradients.training.devices import make_mesh, on_one_device
 from policy_gradients.training.loggers import Loggers, make_loggers
 from policy_gradients.training.placement import settle_backend
@@ -41,7 +41,7 @@ from policy_gradients.training.setup import (
 )  # fmt: skip
 from policy_gradients.training.signals import STATUSES, StopRequests
 from policy_gradients.training.watch import EngineWatch, settle_engine
-from policy_gradients.types import ActorCritic
+from policy_gradients.types import ActorCritic, LearnerState
 
 
 class TrainingDiverged(RuntimeError):
@@ -84,6 +84,7 @@ def train(
     validate(experiment)
     with computing_on(experiment.backend):
         experiment, line = (experiment, "") if make_env else settle_engine(experiment)
+        processes.check_equal("settings", f"{config_hash(experiment)} {experiment.seed}")
         run = Path(processes.from_lead(lambda: str(new_folder(experiment, run_dir, f"seed{experiment.seed}"))))
         _keep_settings(experiment, run)
         return _run(experiment, run, agent, make_env, None, line)
@@ -126,7 +127,8 @@ def resume(
     with computing_on(experiment.backend):
         found = any((run / "checkpoints").glob("update_*"))
         saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
-        processes.wait()  # all have read what the lead now writes
+        read = saved[1]["sha256"] if saved else "none"
+        processes.check_equal("settings and checkpoint", f"{config_hash(experiment)} {experiment.seed} {read}")
         if changes:
             _keep_settings(experiment, run)
         return _run(experiment, run, agent, make_env, saved)
@@ -145,6 +147,8 @@ def _run(
     env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
     with ExitStack() as stack:
         stack.callback(env.close)
+        if make_env and mesh is not None and env.spec.on_host:
+            raise UserError(f"{env.spec.id}: make_env cannot share out a simulator on the host; name it in env.id.")
         chosen = settle_backend(experiment, env.spec, agent)
         if chosen.line:
             experiment = replace(experiment, backend=chosen.backend)
@@ -198,23 +202,23 @@ class _Session:
                 self.progress.message("This run is finished; give --total-steps for a longer one.")
                 return Run(self.run, {"status": "finished"})
             with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
-                try:
-                    state, update, metrics = self._loop(state, start, loggers, stop)
-                except processes.PeerLost as lost:
-                    lost.add_note(
-                        f"The last checkpoint is in {self.run / 'checkpoints'}; start all processes again, each with: "
-                        f"policy-gradients resume {self.run}"
-                    )
-                    raise
+                state, update, metrics = self._loop(state, start, loggers, stop)
             if update < self.updates:
                 self.progress.message(
                     f"Stopped after update {update} of {self.updates}; continue: policy-gradients resume {self.run}"
                 )
                 return Run(self.run, {**metrics, "status": stop.status})
-            self._write_policy(state, metrics, "policy")
+            self._write_policy(on_one_device(state.learner), metrics, "policy")
             if processes.leads():
                 make_pictures(self.experiment, self.run, self.progress, film=self.film)
+            processes.wait()  # at their exit JAX would have the others wait five minutes at most
             return Run(self.run, {**metrics, "status": "finished"})
+        except processes.PeerLost as lost:
+            lost.add_note(
+                f"The last checkpoint is in {self.run / 'checkpoints'}; start all processes again, each with: "
+                f"policy-gradients resume {self.run}"
+            )
+            raise
         finally:
             self.progress.close()
             if self.judge is not None:
@@ -257,8 +261,7 @@ class _Session:
         Of several processes the one that wants the fewest decides, and one that was asked to stop.
         """
         times = self.experiment.evaluation.num_evaluations, self.experiment.checkpoint.num_checkpoints
-        due = (n for n in range(1, suggested) if any(is_due(update + n, self.updates, each) for each in times))
-        count = min(next(due, suggested), self.updates - update)
+        count = until_due(update, self.updates, times, suggested)
         wishes = processes.gather(np.array([count, STATUSES.index(status)]))
         return int(wishes[:, 0].min()), STATUSES[wishes[:, 1].max()]
 
@@ -290,17 +293,16 @@ class _Session:
     def _evaluate(self, state: RunState, update: int) -> dict[str, float]:
         if self.judge is None:
             self.judge = Evaluation.build(self.experiment, self.parts.agent, self.make_eval_env)
-        learner = state.learner
+        learner = on_one_device(state.learner)
         metrics = self.judge(jax.random.fold_in(self.eval_key, update), learner.params, learner.statistics)
         score = float(processes.gather(np.array(metrics.get("eval/mean_reward", math.nan)))[0])
         if score > self.best and self.experiment.checkpoint.keep_best:
             self.best = score
-            self._save(state, update, name="best")
-            self._write_policy(state, metrics, "policy_best")
+            self._save(state._replace(learner=learner), update, name="best")
+            self._write_policy(learner, metrics, "policy_best")
         return metrics
 
-    def _write_policy(self, state: RunState, metrics: dict[str, float], name: str) -> None:
-        learner = on_one_device(state.learner)
+    def _write_policy(self, learner: LearnerState, metrics: dict[str, float], name: str) -> None:
         if self.exportable and processes.leads():
             write_policy(self.experiment, self.run / name, self.parts.env.spec, learner, metrics)
 

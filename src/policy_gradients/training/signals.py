@@ -13,11 +13,13 @@ class StopRequests:
     """A context in which SIGINT and SIGTERM are noted instead of acted on (in the main thread; elsewhere nothing).
 
     Attributes:
-        status: "" until a signal came; then "interrupted" (SIGINT) or "terminated" (SIGTERM).
+        status: "" until a signal came, here or in another process of the run that tells of it; then "interrupted"
+            (SIGINT) or "terminated" (SIGTERM).
     """
 
     def __init__(self) -> None:
         self.status = ""
+        self._heard = False  # a signal to this process
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -36,6 +38,7 @@ class StopRequests:
         return bool(self.status)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.status:
+        if number == signal.SIGINT and self._heard:
             raise KeyboardInterrupt
+        self._heard = True
         self.status = "interrupted" if number == signal.SIGINT else "terminated"
