@@ -57,7 +57,7 @@ FAULTS = (
     ),
     Fault(
         "once: every call makes its program anew",
-        "training/loop.py", "state, rows = program(state, update, count)",
+        "training/session.py", "state, rows = program(state, update, count)",
         "state, rows = Program(self.parts, self.steps_per_update, self.key, state)(state, update, count)", LOOP_ONCE,
     ),
     Fault(

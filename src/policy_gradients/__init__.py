@@ -42,8 +42,9 @@ _HOMES = {
         "LoggingConfig",
         "load_experiment",
     ),
-    "policy_gradients.training.loop": ("Run", "TrainingDiverged", "resume"),
+    "policy_gradients.training.loop": ("resume",),
     "policy_gradients.training.seeds": ("SeedRuns",),
+    "policy_gradients.training.session": ("Run", "TrainingDiverged"),
     "policy_gradients.types": ("ActorCritic", "Algorithm", "LearnerState", "Transition"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -83,10 +84,10 @@ if TYPE_CHECKING:
     from policy_gradients.training.config import Experiment as Experiment
     from policy_gradients.training.config import LoggingConfig as LoggingConfig
     from policy_gradients.training.config import load_experiment as load_experiment
-    from policy_gradients.training.loop import Run as Run
-    from policy_gradients.training.loop import TrainingDiverged as TrainingDiverged
     from policy_gradients.training.loop import resume as resume
     from policy_gradients.training.seeds import SeedRuns as SeedRuns
+    from policy_gradients.training.session import Run as Run
+    from policy_gradients.training.session import TrainingDiverged as TrainingDiverged
     from policy_gradients.types import ActorCritic as ActorCritic
     from policy_gradients.types import Algorithm as Algorithm
     from policy_gradients.types import LearnerState as LearnerState

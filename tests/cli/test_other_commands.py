@@ -78,6 +78,17 @@ def test_plot_draws_the_runs_and_says_where(run, drawn, arguments, call):
     assert code == 0 and drawn == [call] and out == f"Learning curve: {call[1]}\n"
 
 
+def test_plot_leaves_out_runs_without_an_update(run, drawn, tmp_path):
+    for name, rows in (("begun", "{}\n"), ("failed", None), ("starting", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+        if rows is not None:
+            (tmp_path / name / "metrics.jsonl").write_text(rows)
+    code, out, _ = run("plot", *(str(tmp_path / name) for name in ("begun", "failed", "starting", "typo")))
+    assert code == 0 and drawn[0][0] == [tmp_path / "begun", tmp_path / "typo"]
+    assert out.count("has finished no update yet") == 2
+
+
 def test_benchmark_tells_each_program_as_a_share_of_the_simulator():
     timings = [Timing("simulator", 1.0, 0.010, 1000, "cpu"), Timing("iteration", 2.0, 0.025, 1000, "cpu")]
     head, _, simulator, iteration = report(Experiment(), timings).splitlines()

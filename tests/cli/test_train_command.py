@@ -8,9 +8,9 @@ from policy_gradients.algorithms import PPOConfig
 from policy_gradients.cli.flags import flag_name, flag_table
 from policy_gradients.training import loop
 from policy_gradients.training.config import Experiment
-from policy_gradients.training.loop import Run
 from policy_gradients.training.preset import find_preset
 from policy_gradients.training.schema import leaves
+from policy_gradients.training.session import Run
 
 PLAIN = ("--env", "HalfCheetah-v4", "--preset", "none")
 

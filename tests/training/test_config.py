@@ -1,5 +1,6 @@
 """Reading, checking and writing experiments."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,6 +223,21 @@ def test_a_mapping_parses_back_equal():
 def test_saving_where_nothing_can_be_written_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"Cannot write .*: No such file or directory"):
         save_experiment(Experiment(), tmp_path / "missing" / "config.yaml")
+
+
+def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    save_experiment(unusual(), path)
+
+    def half(self, text, **kwargs):
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full, pytest.raises(UserError, match="No space left on device"):
+        full.setattr(type(path), "write_text", half)
+        save_experiment(Experiment(), path)
+    assert load_experiment(path) == unusual() and [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from policy_gradients.environments.devices import over_devices
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.batches import shuffle
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import loop
+from policy_gradients.training import loop, session
 from policy_gradients.training.config import (
     EnvironmentConfig,
     EvaluationConfig,
@@ -137,7 +137,7 @@ def test_each_device_has_its_share_of_every_minibatch():
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
     experiment = make_experiment(updates=4)
     loop.train(experiment, tmp_path / "one")
     loop.train(replace(experiment, total_steps=2 * N * T, devices=4), tmp_path / "changed")

@@ -11,7 +11,7 @@ from policy_gradients.algorithms import PPOConfig
 from policy_gradients.environments.autoreset import autoreset
 from policy_gradients.environments.base import EnvironmentSpec, box
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import loop
+from policy_gradients.training import loop, session
 from policy_gradients.training.config import (
     CheckpointConfig,
     EnvironmentConfig,
@@ -65,7 +65,7 @@ def draws(tmp_path_factory):
         patch.setattr(jax.random, "bits", watched("shuffle", jax.random.bits))
         patch.setattr(jax.random, "uniform", watched("environment", jax.random.uniform))
         patch.setattr(jax.nn.initializers, "orthogonal", lambda *args: watched("weights", make_orthogonal(*args)))
-        patch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+        patch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
         loop.train(EXPERIMENT, tmp_path_factory.mktemp("run") / "run", make_env=noise_environment)
         jax.effects_barrier()
     return consumed

@@ -21,7 +21,7 @@ from policy_gradients.environments.base import Discrete, EnvironmentFailure, Env
 from policy_gradients.environments.host import host_environment
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import loop, program
+from policy_gradients.training import loop, program, session
 from policy_gradients.training.checkpoint import checkpoint_folder, latest_checkpoint, load_checkpoint, unflatten_tree
 from policy_gradients.training.config import (
     CheckpointConfig,
@@ -75,7 +75,7 @@ class Watching:
 def patch():
     """No pictures; and calls of 1, 2, 4 … updates, however busy the machine is."""
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+        context.setattr(session, "make_pictures", lambda *args, **kwargs: None)
         context.setattr(program, "SECONDS_PER_CALL", 1e9)
         yield context
 
@@ -86,7 +86,7 @@ def watch(patch):
 
     def arrange(**kwargs):
         progress = Watching(**kwargs)
-        patch.setattr(loop, "make_progress", lambda experiment, run: progress)
+        patch.setattr(session, "make_progress", lambda experiment, run: progress)
         return progress
 
     return arrange
@@ -95,7 +95,7 @@ def watch(patch):
 class Whole(NamedTuple):
     """A run without a break, what it told its progress, the key of each evaluation, and how often it was traced."""
 
-    run: loop.Run
+    run: session.Run
     progress: Watching
     eval_keys: list[np.ndarray]
     traces: int
@@ -116,7 +116,7 @@ def whole(patch, tmp_path_factory):
         return several(*args)
 
     with pytest.MonkeyPatch.context() as watched:
-        watched.setattr(loop, "make_progress", lambda experiment, run: progress)
+        watched.setattr(session, "make_progress", lambda experiment, run: progress)
         watched.setattr(Evaluation, "__call__", note)
         watched.setattr(program, "_several", traced)
         run = loop.train(CARTPOLE, tmp_path_factory.mktemp("whole") / "run")
@@ -146,8 +146,8 @@ def metrics_of(run: Path):
 
 def resume_in_a_new_process(run: Path) -> None:
     program = (
-        "import sys; from policy_gradients.training import loop; "
-        "loop.make_pictures = lambda *args, **kwargs: None; print(loop.resume(sys.argv[1]).result['status'])"
+        "import sys; from policy_gradients.training import loop, session; "
+        "session.make_pictures = lambda *args, **kwargs: None; print(loop.resume(sys.argv[1]).result['status'])"
     )
     known = ("jax_num_cpu_devices", "jax_compilation_cache_dir", *LEAST)
     settings = {name.upper(): str(getattr(jax.config, name)) for name in known}
@@ -277,7 +277,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_name_the_culprit(field, cu
     """Steps 17 to 24 of each copy are the third update; a checkpoint after each, and the last good one is named."""
     watch()
     experiment = replace(SILENT, checkpoint=CheckpointConfig(num_checkpoints=UPDATES))
-    with pytest.raises(loop.TrainingDiverged, match=f"Update 3 .* first in {culprit}") as stopped:
+    with pytest.raises(session.TrainingDiverged, match=f"Update 3 .* first in {culprit}") as stopped:
         loop.train(experiment, tmp_path / "run", make_env=poisoned(field))
     kept = latest_checkpoint(tmp_path / "run")
     assert str(kept) in str(stopped.value)
@@ -357,6 +357,49 @@ def test_a_run_needs_a_folder_of_its_own(tmp_path):
     with pytest.raises(UserError, match="already exists and is not empty"):
         loop.train(SILENT, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_start_that_fails_leaves_no_folder_behind(tmp_path):
+    """`plot runs/*` would meet it."""
+    nowhere = replace(SILENT, env=replace(SILENT.env, id="no_such_module:Nowhere-v0"))
+    with pytest.raises(UserError, match="no_such_module"):
+        loop.train(nowhere, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_cannot_work_on_one_run(watch, tmp_path):
+    refused = []
+
+    def meanwhile():
+        with pytest.raises(UserError, match="Another process works on") as error:
+            loop.resume(tmp_path / "run")
+        refused.append(error)
+
+    watch(at=2, do=meanwhile)
+    assert loop.train(SILENT, tmp_path / "run").result["status"] == "finished" and refused
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(watch, tmp_path):
+    watch()
+    loop.train(replace(SILENT, total_steps=N * T * 2), tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(UserError, match=f"has {N * T * 2:,} steps behind it, but {N * T:,} came; give more"):
+        loop.resume(tmp_path / "run", total_steps=N * T)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_policy_of_an_earlier_end_is_written_anew(watch, tmp_path, monkeypatch):
+    """A longer run was killed between its last checkpoint and its policy."""
+    watch()
+    run = tmp_path / "run"
+    steps = lambda: json.loads((run / "policy" / "policy.json").read_text())["provenance"]["total_timesteps"]  # noqa: E731
+    loop.train(replace(SILENT, total_steps=N * T), run)
+    with monkeypatch.context() as killed, pytest.raises(ZeroDivisionError):
+        killed.setattr(session, "write_policy", lambda *args: 1 / 0)
+        loop.resume(run, total_steps=N * T * 2)
+    assert steps() == N * T
+    loop.resume(run)
+    assert steps() == N * T * 2
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path):

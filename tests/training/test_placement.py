@@ -13,7 +13,7 @@ from policy_gradients.cli.main import main
 from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
 from policy_gradients.networks.actor_critic import NetworkConfig
-from policy_gradients.training import loop, placement
+from policy_gradients.training import loop, placement, session
 from policy_gradients.training.config import (
     CheckpointConfig,
     EnvironmentConfig,
@@ -126,9 +126,9 @@ def small(**changes):
 def test_a_run_computes_on_what_was_chosen_and_keeps_it(a_gpu, monkeypatch, tmp_path, capsys):
     measure, seen = taking(1.0, 2.0), []
     monkeypatch.setattr(placement, "seconds_of_update", measure)
-    save = loop.save_state
-    monkeypatch.setattr(loop, "save_state", lambda *args, **kw: (seen.append(args[3]), save(*args, **kw)))
-    monkeypatch.setattr(loop, "make_pictures", lambda *_, **__: None)
+    save = session.save_state
+    monkeypatch.setattr(session, "save_state", lambda *args, **kw: (seen.append(args[3]), save(*args, **kw)))
+    monkeypatch.setattr(session, "make_pictures", lambda *_, **__: None)
     loop.train(small(), tmp_path / "run")
     assert capsys.readouterr().out.count("Back end cpu: ") == 1
     assert load_experiment(tmp_path / "run" / "config.yaml").backend == "cpu"

@@ -9,7 +9,7 @@ import pytest
 from policy_gradients.algorithms import A2CConfig, PPOConfig, REINFORCEConfig, TRPOConfig, VMPOConfig
 from policy_gradients.environments.registry import make
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import loop
+from policy_gradients.training import loop, session
 from policy_gradients.training.config import EnvironmentConfig, EvaluationConfig, Experiment, LoggingConfig
 from policy_gradients.training.population import Member, moments, train_members
 
@@ -31,7 +31,7 @@ def curves(experiment: Experiment, *members: Member) -> np.ndarray:
 
 
 def test_a_member_is_the_run_that_train_makes_of_its_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
     config = replace(CARTPOLE.hyperparameters, learning_rate=0.01)
     evaluated = replace(CARTPOLE, evaluation=EvaluationConfig(num_evaluations=3, episodes=2, stochastic_episodes=1))
     run = loop.train(replace(evaluated, hyperparameters=config, seed=1001), tmp_path / "run")

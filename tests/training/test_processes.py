@@ -14,7 +14,7 @@ import pytest
 
 from policy_gradients import processes
 from policy_gradients.errors import UserError
-from policy_gradients.training import loop
+from policy_gradients.training import loop, session
 from policy_gradients.training.checkpoint import latest_checkpoint, load_checkpoint
 from policy_gradients.training.config import load_experiment
 
@@ -81,7 +81,7 @@ def rows(run):
 
 
 def test_two_processes_learn_what_two_devices_learn(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
     run = tmp_path / "run"
     first, second = finish(start("train", "ppo", "--env=CartPole-v1", f"--run-dir={run}", "--total-steps=384", *QUICK))
     assert first[0] == second[0] == 0, first[2] + second[2]

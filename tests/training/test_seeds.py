@@ -11,7 +11,7 @@ from policy_gradients.cli.main import main
 from policy_gradients.deployment.numpy_policy import load_policy
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import api, loop, seeds
+from policy_gradients.training import api, loop, seeds, session
 from policy_gradients.training.config import (
     CheckpointConfig,
     EnvironmentConfig,
@@ -39,7 +39,7 @@ CARTPOLE = Experiment(
 def no_pictures(monkeypatch):
     """Pictures have tests of their own, and take a second each."""
     monkeypatch.setattr(seeds, "make_curve", lambda *args: None)
-    monkeypatch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+    monkeypatch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
 
 
 def rows(run):
@@ -59,7 +59,7 @@ def pair(tmp_path_factory):
 def alone(tmp_path_factory):
     """The folder of seed 4 by itself, two updates longer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_pictures", lambda *args, **kwargs: None)
+        patch.setattr(session, "make_pictures", lambda *args, **kwargs: None)
         config = replace(CARTPOLE, seed=4, total_steps=5 * UPDATE)
         return loop.train(config, tmp_path_factory.mktemp("alone") / "run").path
 

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _leave(_complain(error, BAD_INPUT))
     except KeyboardInterrupt:
+        print("policy-gradients: stopped.", file=sys.stderr)
         return _leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,6 +18,16 @@ def run(arguments: Sequence[str]) -> int:
 
     single = options.runs[0] / "curve.png" if len(options.runs) == 1 else Path("curves.png")
     out = options.out or single
-    plot_runs(options.runs, out, x=options.x, y=options.y)
+    begun = [run for run in options.runs if not _waits(run)]
+    for run in options.runs:
+        if begun and run not in begun:
+            print(f"Left out: {run} has finished no update yet.")
+    plot_runs(begun or options.runs, out, x=options.x, y=options.y)
     print(f"Learning curve: {out}")
     return 0
+
+
+def _waits(run: Path) -> bool:
+    """Whether a folder is a run's that has finished no update yet."""
+    metrics = run / "metrics.jsonl"
+    return (run / "config.yaml").is_file() and not (metrics.is_file() and metrics.stat().st_size)

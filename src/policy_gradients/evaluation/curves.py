@@ -15,7 +15,14 @@ GRID_POINTS = 200
 """At most so many points of a mean curve."""
 
 _RESAMPLES = 1_000
-_NOT_PART_OF_A_GROUP = ("seed", "devices", "checkpoint", "logging", "video")  # what does not change how a run learns
+_NOT_PART_OF_A_GROUP = (
+    "seed",
+    "devices",
+    "backend",
+    "checkpoint",
+    "logging",
+    "video",
+)  # what does not change how a run learns
 
 
 class Curve(NamedTuple):

@@ -210,7 +210,7 @@ def config_hash(experiment: Experiment) -> str:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Writes every setting as YAML; `load_experiment` reads it back equal.
+    """Writes every setting as YAML; `load_experiment` reads it back equal. A file that is there stays whole.
 
     Raises:
         UserError: The file cannot be written.
@@ -218,9 +218,12 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     import yaml
 
     text = yaml.safe_dump(to_mapping(experiment), sort_keys=False, allow_unicode=True)
+    part = path.with_name(f".{path.name}.part")
     try:
-        path.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
 
 

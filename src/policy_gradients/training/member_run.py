@@ -8,10 +8,10 @@ from typing import Any
 from policy_gradients.environments.base import Environment
 from policy_gradients.training.config import Experiment, save_experiment
 from policy_gradients.training.loggers import make_loggers
-from policy_gradients.training.loop import Run
 from policy_gradients.training.population import Stage, of_member
 from policy_gradients.training.products import write_policy
 from policy_gradients.training.saving import save_state
+from policy_gradients.training.session import Run
 from policy_gradients.training.setup import RunState
 
 

@@ -1,10 +1,13 @@
 """Where a run lies, and what a checkpoint of it holds."""
 
 import itertools
+import json
 import math
 import os
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +142,56 @@ def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(
             f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
-            f"policy-gradients resume {run}"
+            f"policy-gradients resume {quoted(run)}"
         )
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
     return run
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell reads it."""
+    return shlex.quote(str(path))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps what else runs off a run or a sweep: two would spoil each other's work. A kill releases it.
+
+    Of several processes that train together the lead holds it.
+
+    Raises:
+        UserError: Another process works on it.
+    """
+    import fcntl
+
+    if not processes.leads():
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process works on {folder}; wait for it, or choose another folder.") from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+
+
+def discard_unused(run: Path) -> None:
+    """Deletes a run's folder in which nothing is but its settings, so that `plot runs/*` does not meet it."""
+    if {path.name for path in run.iterdir()} <= {"config.yaml", ".lock"}:
+        for path in run.iterdir():
+            path.unlink()
+        run.rmdir()
+
+
+def is_complete(run: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a run's policy is that of its last checkpoint, and not of an earlier end that was gone beyond."""
+    try:
+        policy = json.loads((run / "policy" / "policy.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return policy.get("provenance", {}).get("total_timesteps") == manifest["total_timesteps"]

@@ -23,12 +23,12 @@ from policy_gradients.estimation.normalization import Count
 from policy_gradients.evaluation.statistics import Interval, bootstrap, mean
 from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, validate
-from policy_gradients.training.loop import Run
 from policy_gradients.training.member_run import MemberRun
 from policy_gradients.training.population import Member, Stage, course, evaluate_members
 from policy_gradients.training.products import Evaluation, make_curve
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.saving import new_folder
+from policy_gradients.training.session import Run
 from policy_gradients.training.setup import blame, make_agent, make_environment
 from policy_gradients.training.signals import StopRequests
 from policy_gradients.training.watch import COUNTED, EngineWatch, settle_engine

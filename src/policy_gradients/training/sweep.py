@@ -4,8 +4,8 @@ A sweep is a folder: `sweep.yaml` says what is searched, `journal.jsonl` what wa
 is what to train with.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from policy_gradients.training.config import Experiment, load_mapping, parse_exp
 from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.population import Member, moments, train_members
 from policy_gradients.training.preset import merge
+from policy_gradients.training.saving import alone
 from policy_gradients.training.schema import to_plain
 from policy_gradients.training.setup import make_environment
 from policy_gradients.training.signals import StopRequests
@@ -123,7 +124,7 @@ def run_sweep(
     if chosen.line:
         say(chosen.line)
     width = sweep.parallel if runs_together(sweep, spec) else 1
-    with computing_on(chosen.backend), _alone(folder), StopRequests() as stop:
+    with computing_on(chosen.backend), alone(folder), StopRequests() as stop:
         study = Study(folder / "journal.jsonl", sweep.space, tell, warm_up=len(moments(sweep.experiment)) // 4)
         study.begin_with({d.path: setting(sweep.experiment, d.path) for d in sweep.space})
         while (left := sweep.trials - len(study.outcomes())) > 0 and not stop:
@@ -184,16 +185,3 @@ def _keep_best(sweep: Sweep, study: Study, folder: Path) -> None:
     best = best_of(study.outcomes())
     if best is not None:
         save_experiment(with_settings(sweep.experiment, best.settings), folder / "best.yaml")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps other processes off a sweep: two would repeat each other's trials. A kill releases it."""
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"Another process works on {folder}; wait for it, or choose another --sweep-dir.") from None
-        yield
