@@ -4,6 +4,7 @@
     python benchmarks/gpu.py speed    HalfCheetah-v4 [SETTINGS]           whole iterations: acting, physics, learning
     python benchmarks/gpu.py split    HalfCheetah-v4 --seconds 30 [SETTINGS]   where an iteration's time goes
     python benchmarks/gpu.py learn    HalfCheetah-v4 --seconds 60 --marks 20 60 --seed 0 [SETTINGS]
+    python benchmarks/gpu.py members  HalfCheetah-v4 --members '[{"seed": 0, "gamma": 0.98}, …]' --mark-steps 20e6
     python benchmarks/gpu.py both     HalfCheetah-v4 --policy FILE --num-envs 200   one policy on Warp and on C
     python benchmarks/gpu.py cartpole --num-envs 262144
 
@@ -11,13 +12,16 @@ Settings are `name=value` pairs of an experiment with dotted paths (`env.num_env
 GPU. `split` trains for so many seconds and then times, on the states that the policy visits, whole iterations, the
 rollout alone, the engine alone under the same actions, and the update alone. `learn` trains for so many seconds and
 then plays the policy of each mark on MuJoCo's C engine, 20 deterministic episodes. Compilation and playing are timed
-apart. One JSON line each, to the screen and to --out.
+apart. `members` trains several learners in one program, which takes less time than one after another, and plays their
+policies of each mark; members differ in their seed and in hyperparameters that are numbers. One JSON line each, to the
+screen and to --out.
 """
 
 import argparse
 import contextlib
 import fcntl
 import gc
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +39,7 @@ from policy_gradients.environments.registry import make
 from policy_gradients.estimation.normalization import init_statistics, normalize_obs
 from policy_gradients.evaluation.evaluate import make_evaluator
 from policy_gradients.training.config import Experiment
+from policy_gradients.training.population import Member, course
 from policy_gradients.training.preset import compose, merge
 from policy_gradients.training.rollout import rollout
 from policy_gradients.training.setup import RunState, build, initial_state, make_agent, make_environment
@@ -45,13 +50,15 @@ EPISODES = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bare", "speed", "split", "learn", "both", "cartpole"])
+    parser.add_argument("what", choices=["bare", "speed", "split", "learn", "members", "both", "cartpole"])
     parser.add_argument("task", nargs="?", default="CartPole-v1")
     parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--num-envs", type=int, nargs="*", default=[8192])
     parser.add_argument("--steps", type=int, default=32, help="steps in one timed program (bare, cartpole)")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--marks", type=float, nargs="*", default=[])
+    parser.add_argument("--members", type=json.loads, default=[], help="JSON: a list of seeds and numbers by name")
+    parser.add_argument("--mark-steps", type=float, nargs="*", default=[], help="environment steps of each (members)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default=None, help="Warp's; cpu tries the script without a GPU")
     parser.add_argument("--label", default="")
@@ -63,8 +70,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, default=None, help="folder for the last policy's arrays (learn)")
     parser.add_argument("--policy", type=Path, default=None, help="a file that --save wrote (both)")
     options = parser.parse_args()
-    runs = {"bare": bare, "speed": speed, "split": split, "learn": learn, "both": both, "cartpole": cartpole}
-    run = runs[options.what]
+    runs = [bare, speed, split, learn, members, both, cartpole]
+    run = {each.__name__: each for each in runs}[options.what]
     for num_envs in options.num_envs:
         line = {"what": options.what, "task": options.task, "label": options.label, "settings": options.settings}
         line |= circumstances()
@@ -240,6 +247,38 @@ def learn(options: argparse.Namespace) -> dict[str, Any]:
         "start_s": first, "on_c": played, "play_s": time.perf_counter() - tick, "memory": held, **final,
         "columns": ["seconds", "env_steps", *SHOWN],
         "curve": curve,
+    }  # fmt: skip
+
+
+def members(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains several learners in one program to the last mark, then plays the policies of the marks on C."""
+    experiment = settings(options)
+    env = make_environment(experiment, experiment.env.num_envs)
+    agent, config = make_agent(experiment, env.spec), experiment.hyperparameters
+    group = [Member({name: x for name, x in each.items() if name != "seed"}, each["seed"]) for each in options.members]
+    steps = experiment.env.num_envs * config.num_steps
+    marks = sorted({max(1, int(mark // steps)) for mark in options.mark_steps})
+    curve, kept = [], []
+    began = spent = time.perf_counter()
+    with _alone(options.lock):
+        for at in course(experiment, group, env, agent, marks[-1]):
+            if at.update == 0:
+                compiled, began = time.perf_counter() - began, time.perf_counter()
+            elif at.update % 16 == 0 or at.update in marks:
+                numbers = ([round(float(x), 4) for x in at.metrics[name]] for name in SHOWN)
+                curve.append([at.update * steps, round(time.perf_counter() - began, 2), *numbers])
+            if at.update in marks:
+                kept.append((at.update, jax.device_get((at.learner.params, at.learner.statistics))))
+        spent = time.perf_counter() - began
+    played = []
+    for update, policies in kept:
+        for i, member in enumerate(options.members):
+            policy = jax.tree.map(lambda x, i=i: x[i], policies)
+            played.append({**member, "env_steps": update * steps, **summary(*play(experiment, agent, policy, seed=1))})
+    return {
+        **described(experiment), "members": options.members, "compile_s": compiled, "seconds": spent,
+        "rate": len(group) * marks[-1] * steps / spent, "on_c": played,
+        "columns": ["env_steps", "seconds", *SHOWN], "curve": curve,
     }  # fmt: skip
 
 
