@@ -261,6 +261,12 @@ def test_a_description_that_does_not_fit_is_refused(
     assert sentence in refusal(toy_bundle)
 
 
+def test_a_cnn_on_float_images_is_refused(make_agent: Callable[..., Agent], rewrite: Rewrite, tmp_path: Path) -> None:
+    folder = make_agent(NetworkConfig(hidden=(4,)), box(-1, 1, (40, 36, 3))).write(tmp_path / "policy")
+    rewrite(folder, lambda document: document["network"].update(features="cnn"))
+    assert "network.features cannot be a cnn on float32" in refusal(folder)
+
+
 def test_no_value_anywhere_in_the_description_gets_past_with_a_traceback(toy_bundle: Path, rewrite: Rewrite) -> None:
     original = json.loads((toy_bundle / "policy.json").read_text())
     for path in _paths(original):

@@ -8,7 +8,7 @@ import pytest
 from policy_gradients.distributions import Categorical, Normal, TanhNormal
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig, actor_critic
-from policy_gradients.networks.actor_critic import resolve_distribution
+from policy_gradients.networks.actor_critic import resolve_distribution, resolve_features
 
 KEY = jax.random.key(0)
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
@@ -153,6 +153,34 @@ def test_a_distribution_that_does_not_fit_the_actions_is_refused():
         build(distribution="categorical")
 
 
-def test_a_cnn_on_vectors_is_refused():
-    with pytest.raises(UserError, match="cnn expects images"):
-        build(features="cnn")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "features"),
+    [
+        ((36, 36, 1), np.uint8, "cnn"),
+        ((84, 84, 4), np.uint8, "cnn"),
+        ((35, 84, 4), np.uint8, "mlp"),
+        ((64, 20, 3), np.uint8, "mlp"),
+        ((7, 7, 3), np.uint8, "mlp"),
+        ((84, 84, 4), np.float32, "mlp"),
+        ((12, 12, 3), np.float32, "mlp"),
+        ((84, 84, 4, 2), np.uint8, "mlp"),
+        ((128,), np.uint8, "mlp"),
+    ],
+)
+def test_only_uint8_images_large_enough_for_it_get_the_cnn_by_themselves(shape, dtype, features):
+    assert resolve_features("auto", shape, dtype) == features
+    params = jax.eval_shape(make(jax.ShapeDtypeStruct(shape, dtype)).init, KEY)
+    assert ("cnn" in params["policy"]["torso"]) == (features == "cnn")
+    assert all(0 not in leaf.shape for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (35, 36, 3), (64, 20, 3), (7, 7, 3)])
+def test_a_cnn_on_images_too_small_for_it_is_refused(shape):
+    with pytest.raises(UserError, match=r"at least 36 × 36.*--network\.features mlp"):
+        build(jax.ShapeDtypeStruct(shape, jnp.uint8), features="cnn")
+
+
+@pytest.mark.parametrize("obs", [VECTOR, jax.ShapeDtypeStruct((84, 84, 4), jnp.float32)])
+def test_a_cnn_on_anything_but_uint8_images_is_refused(obs):
+    with pytest.raises(UserError, match=r"cnn expects uint8 images .* float32 .*--network\.features mlp"):
+        build(obs, features="cnn")

@@ -25,10 +25,11 @@ def describe_agent(
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`policy.json` without the format's own keys, as JSON values."""
+    from policy_gradients.networks.actor_critic import resolve_features
+
     obs = spec.obs_space
     discrete = hasattr(spec.action_space, "n")
     chosen = "categorical" if discrete else "normal"
-    pixels = len(obs.shape) == 3 and network.features != "mlp"
     document = {
         "environment": {
             "id": spec.id,
@@ -47,7 +48,7 @@ def describe_agent(
         },
         "action": _describe_action(spec),
         "network": {
-            "features": "cnn" if pixels else "mlp",
+            "features": resolve_features(network.features, obs.shape, obs.dtype),
             "hidden": network.hidden,
             "activation": network.activation,
             "layer_norm": network.layer_norm,

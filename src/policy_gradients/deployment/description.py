@@ -181,6 +181,7 @@ def _check(description: PolicyDescription) -> None:
     _require(divides, "observation.frames", f"{obs.frames} of observations {obs.shape}")
     _require(obs.clip is None or (obs.clip > 0 and obs.dtype == "float32"), "observation.clip", f"{obs.clip}")
     _require(network.features == "mlp" or len(obs.shape) == 3, "network.features", f"a cnn on vectors of {obs.shape}")
+    _require(network.features == "mlp" or obs.dtype == "uint8", "network.features", f"a cnn on {obs.dtype}")
     low, high = network.log_std_range
     _require(-100 <= low <= high <= 100, "network.log_std_range", f"{network.log_std_range}")
     discrete = action.kind == "discrete"

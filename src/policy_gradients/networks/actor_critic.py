@@ -5,10 +5,19 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from policy_gradients.distributions import Categorical, Normal, TanhNormal
 from policy_gradients.errors import UserError
-from policy_gradients.networks.features import ActivationName, Network, dense, dense_init, mlp, nature_cnn
+from policy_gradients.networks.features import (
+    NATURE_LEAST_SIDE,
+    ActivationName,
+    Network,
+    dense,
+    dense_init,
+    mlp,
+    nature_cnn,
+)
 from policy_gradients.types import ActorCritic, Array, Obs, Params
 
 DistributionName: TypeAlias = Literal["auto", "normal", "tanh_normal", "categorical"]
@@ -24,7 +33,8 @@ class NetworkConfig:
         activation: Non-linearity by name.
         layer_norm: Layer normalisation before every activation.
         shared_torso: Policy and critic share all hidden layers; the heads stay apart.
-        features: "mlp", "cnn" (Nature CNN), or "auto": the CNN for pixels.
+        features: "mlp" (of flattened observations), "cnn" (Nature CNN), or "auto": the CNN for uint8 images of 36 × 36
+            and more, the MLP for everything else.
         distribution: "normal", "tanh_normal", "categorical", or "auto": normal for Box, categorical for Discrete.
         log_std_init: Initial log σ, for actions in [−1, 1].
         state_dependent_std: σ is a second output of the policy's head instead of a free parameter.
@@ -62,6 +72,30 @@ def resolve_distribution(name: str, discrete: bool) -> str:
     return name
 
 
+def resolve_features(name: str, shape: tuple[int, ...], dtype: Any) -> str:
+    """The feature extractor that `name` stands for ("auto" by shape and dtype of one observation).
+
+    Raises:
+        UserError: A CNN was asked for what is no uint8 image, or too small a one.
+    """
+    image = len(shape) == 3 and dtype == np.uint8
+    fits = image and min(shape[:2]) >= NATURE_LEAST_SIDE
+    if name == "auto":
+        return "cnn" if fits else "mlp"
+    if name == "cnn" and not image:
+        raise UserError(
+            f"network.features: cnn expects uint8 images [H, W, C], observations are {np.dtype(dtype)} of shape "
+            f"{shape}; use --network.features mlp."
+        )
+    if name == "cnn" and not fits:
+        least = f"{NATURE_LEAST_SIDE} × {NATURE_LEAST_SIDE}"
+        raise UserError(
+            f"network.features: cnn expects images [H, W, C] of at least {least} pixels, observations have shape "
+            f"{shape}; use --network.features mlp."
+        )
+    return name
+
+
 def actor_critic(
     obs: jax.ShapeDtypeStruct,
     action_shape: tuple[int, ...],
@@ -71,7 +105,7 @@ def actor_critic(
     """The networks for one kind of observation and action.
 
     Args:
-        obs: Shape and dtype of one observation; uint8 [H, W, C] for pixels.
+        obs: Shape and dtype of one observation; uint8 for pixels, [H, W, C] for the CNN.
         action_shape: Shape of one Box action, (A,); ignored for Discrete.
         num_actions: K of a Discrete action space, else None.
         config: What to build; the defaults are the field's for MuJoCo.
@@ -81,7 +115,7 @@ def actor_critic(
         `value(params, obs) -> [*batch]`.
 
     Raises:
-        UserError: The distribution does not fit the actions, or a CNN was asked for vectors.
+        UserError: The distribution does not fit the actions, or a CNN the observations.
     """
     config = config or NetworkConfig()
     distribution = resolve_distribution(config.distribution, num_actions is not None)
@@ -117,12 +151,7 @@ def actor_critic(
 
 
 def _torso(obs: jax.ShapeDtypeStruct, config: NetworkConfig, hidden: tuple[int, ...]) -> Network:
-    pixels = len(obs.shape) == 3
-    if config.features == "cnn" and not pixels:
-        raise UserError(
-            f"network.features: cnn expects images [H, W, C], observations have shape {obs.shape}; use mlp."
-        )
-    if config.features == "mlp" or not pixels:
+    if resolve_features(config.features, obs.shape, obs.dtype) == "mlp":
         return _flattened(mlp(_size(obs.shape), hidden, config.activation, config.layer_norm), obs.shape)
     cnn = nature_cnn(obs.shape)
     head = mlp(cnn.out_size, hidden, config.activation, config.layer_norm)

@@ -84,9 +84,16 @@ def mlp(in_size: int, hidden: Sequence[int], activation: str, normalize_layers: 
 NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Filters, kernel and stride of the convolutions of Mnih et al., Nature 2015."""
 
+NATURE_LEAST_SIDE = 36
+"""Least height and width of its images: one output of the last convolution sees 3 × 3 of the second, thus 8 × 8 of the
+first, thus 36 × 36 pixels."""
+
 
 def nature_cnn(shape: tuple[int, ...], features: int = 512) -> Network:
-    """The Nature CNN on uint8 pixels [*batch, H, W, C], divided by 255; ReLU, orthogonal gain √2, no padding."""
+    """The Nature CNN on uint8 pixels [*batch, H, W, C], divided by 255; ReLU, orthogonal gain √2, no padding.
+
+    H and W are at least `NATURE_LEAST_SIDE`.
+    """
     height, width, channels = shape
     for _, kernel, stride in NATURE_LAYERS:
         height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
