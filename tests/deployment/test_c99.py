@@ -73,6 +73,18 @@ def test_a_cnn_is_exact(make_agent: Make, tmp_path: Path) -> None:
     assert_exact(make_agent(NetworkConfig(hidden=(8,)), PIXELS, discrete=True), tmp_path / "policy", 20)
 
 
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_pixels_flattened_into_a_perceptron_are_exact(
+    make_agent: Make, hidden: tuple[int, ...], tmp_path: Path
+) -> None:
+    agent = make_agent(NetworkConfig(hidden=hidden), box(0, 255, (7, 7, 3), np.uint8))
+    assert_exact(agent, tmp_path / "policy", 20)
+
+
+def test_float_images_are_exact(make_agent: Make, tmp_path: Path) -> None:
+    assert_exact(make_agent(NetworkConfig(hidden=(4,)), box(-1, 1, (12, 10, 3))), tmp_path / "policy", 20)
+
+
 def test_layer_norm_and_a_state_dependent_std_are_exact(make_agent: Make, tmp_path: Path) -> None:
     network = NetworkConfig(
         hidden=(8, 6), layer_norm=True, shared_torso=True, state_dependent_std=True, log_std_range=(-0.6, 0.2)

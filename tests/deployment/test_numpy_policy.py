@@ -140,13 +140,25 @@ def test_a_normaliser_far_from_zero_keeps_its_digits(toy: Agent, tmp_path: Path)
     np.testing.assert_allclose(policy.distribution(obs)["mean"], jax_distribution(agent, obs)["mean"], atol=1e-5)
 
 
-def test_images_flattened_into_a_perceptron_are_not_divided(make_agent: Make, tmp_path: Path) -> None:
-    network = NetworkConfig(hidden=(4,), features="mlp", activation="softplus")
-    agent = make_agent(network, box(0, 255, (2, 3, 1), np.uint8))
-    policy = load_policy(agent.write(tmp_path / "policy"))
-    obs = observations(agent, 10)
-    expected = jax_distribution(agent, obs)["mean"]
-    np.testing.assert_allclose(policy.distribution(obs)["mean"], expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 1), (28, 28, 1), (2, 3, 2, 2)])
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_pixels_flattened_into_a_perceptron_are_divided_as_in_training(
+    make_agent: Make, shape: tuple[int, ...], hidden: tuple[int, ...], tmp_path: Path
+) -> None:
+    agent = make_agent(NetworkConfig(hidden=hidden, activation="softplus"), box(0, 255, shape, np.uint8))
+    assert_equals_jax(agent, tmp_path / "policy", 50)
+    white = np.full(shape, 255, np.uint8)
+    assert np.abs(load_policy(tmp_path / "policy").distribution(white)["mean"]).max() < 10  # weights are of size 1
+
+
+def test_large_pixels_flattened_on_request_are_divided_as_in_training(make_agent: Make, tmp_path: Path) -> None:
+    assert_equals_jax(make_agent(NetworkConfig(hidden=(4,), features="mlp"), PIXELS), tmp_path / "policy", 50)
+
+
+def test_float_images_are_normalised_and_flattened(make_agent: Make, tmp_path: Path) -> None:
+    agent = make_agent(NetworkConfig(hidden=(4,)), box(-1, 1, (40, 36, 3)))
+    assert_equals_jax(agent, tmp_path / "policy", 20)
+    assert load_policy(tmp_path / "policy").description.network.features == "mlp"
 
 
 def test_actions_never_leave_the_bounds(toy: Agent, toy_bundle: Path) -> None:

@@ -71,6 +71,18 @@ def test_a_cnn_agrees(make_agent: Make, tmp_path: Path) -> None:
     assert_agrees(make_agent(NetworkConfig(hidden=(8,)), PIXELS, discrete=True), tmp_path / "policy", 20)
 
 
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (28, 28, 1), (2, 3, 2, 2)])
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_pixels_flattened_into_a_perceptron_agree(
+    make_agent: Make, shape: tuple[int, ...], hidden: tuple[int, ...], tmp_path: Path
+) -> None:
+    assert_agrees(make_agent(NetworkConfig(hidden=hidden), box(0, 255, shape, np.uint8)), tmp_path / "policy", 20)
+
+
+def test_float_images_agree(make_agent: Make, tmp_path: Path) -> None:
+    assert_agrees(make_agent(NetworkConfig(hidden=(4,)), box(-1, 1, (40, 36, 3))), tmp_path / "policy", 20)
+
+
 def test_layer_norm_a_state_dependent_std_and_a_raw_clip_agree(make_agent: Make, tmp_path: Path) -> None:
     network = NetworkConfig(hidden=(8, 6), layer_norm=True, state_dependent_std=True, log_std_range=(-0.6, 0.2))
     agent = make_agent(network)

@@ -184,3 +184,16 @@ def test_a_cnn_on_images_too_small_for_it_is_refused(shape):
 def test_a_cnn_on_anything_but_uint8_images_is_refused(obs):
     with pytest.raises(UserError, match=r"cnn expects uint8 images .* float32 .*--network\.features mlp"):
         build(obs, features="cnn")
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (7, 7, 3), (2, 3, 2, 2)])
+@pytest.mark.parametrize("features", ["auto", "mlp"])
+def test_a_perceptron_divides_uint8_by_255_and_floats_by_nothing(shape, features):
+    agent, params = build(jax.ShapeDtypeStruct(shape, jnp.uint8), features=features)
+    floats = make(jax.ShapeDtypeStruct(shape, jnp.float32))
+    bytes_ = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    shares = jnp.asarray(bytes_, jnp.float32) / 255
+    np.testing.assert_allclose(agent.value(params, jnp.asarray(bytes_)), floats.value(params, shares), rtol=1e-6)
+    np.testing.assert_allclose(
+        agent.policy(params, jnp.asarray(bytes_)).mean, floats.policy(params, shares).mean, rtol=1e-6, atol=1e-8
+    )

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from policy_gradients.deployment.description import CNN_LAYERS, PolicyDescription
+from policy_gradients.deployment.numpy_network import divided_pixels
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Convolution:
     """A convolution without padding over an image [H, W, C], followed by ReLU.
 
     Attributes:
-        weight: [K, K, C, F]; of the first layer divided by 255, which turns pixels into [0, 1].
+        weight: [K, K, C, F].
         bias: [F].
         stride: Between two windows, in both directions.
         height, width: H and W of the input.
@@ -84,9 +85,10 @@ LAYER_NORM_EPSILON = 1e-5
 def policy_layers(description: PolicyDescription, tensors: Mapping[str, np.ndarray]) -> list[Layer]:
     """The layers from one raw observation, flattened, to the head's outputs.
 
-    The outputs are logits, or the mean, followed by what is said of log σ where that depends on the state.
+    The outputs are logits, or the mean, followed by what is said of log σ where that depends on the state. Pixels are
+    not divided by 255: the weights of the first convolution, or of the first product, are.
     """
-    network, layers = description.network, []
+    network, layers, tensors = description.network, [], divided_pixels(description, tensors)
     if description.observation.clip is not None:
         layers.append(Clip(description.observation.clip))
     if description.normalizer is not None:
@@ -127,7 +129,7 @@ def _cnn_layers(description: PolicyDescription, tensors: Mapping[str, np.ndarray
     layers: list[Layer] = []
     for i, (_, _, stride) in enumerate(CNN_LAYERS):
         weight, bias = tensors[f"torso/cnn/conv{i}/weight"], tensors[f"torso/cnn/conv{i}/bias"]
-        layer = Convolution(weight / np.float32(255) if i == 0 else weight, bias, stride, height, width)
+        layer = Convolution(weight, bias, stride, height, width)
         height, width, _ = layer.out_shape
         layers.append(layer)
     return [*layers, _dense(tensors, "torso/cnn/dense"), Activation("relu")]

@@ -28,7 +28,7 @@ def policy_network(description: PolicyDescription, tensors: Mapping[str, np.ndar
 
     At most one batch axis. The outputs are logits, or means followed by what the state says of log σ.
     """
-    network = description.network
+    network, tensors = description.network, divided_pixels(description, tensors)
     layers: list[Layer] = []
     if description.observation.clip is not None:
         layers.append(_clip(description.observation.clip))
@@ -73,6 +73,15 @@ def stretched_head(action: ActionDescription, tensors: Mapping[str, np.ndarray])
     _, _, half, centre = control_constants(action)
     weight, bias = tensors["head/weight"][:, : half.size], tensors["head/bias"][: half.size]
     return {**tensors, "head/weight": weight * half, "head/bias": bias * half + centre}
+
+
+def divided_pixels(description: PolicyDescription, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The tensors for raw observations: the networks divide pixels by 255; here the first weights are."""
+    if description.observation.dtype != "uint8":
+        return tensors
+    network = description.network
+    first = "torso/cnn/conv0" if network.features == "cnn" else "torso/0" if network.hidden else "head"
+    return {**tensors, f"{first}/weight": tensors[f"{first}/weight"] / np.float32(255)}
 
 
 def distribution_parameters(
@@ -160,11 +169,9 @@ def _layer_norm(tensors: Mapping[str, np.ndarray], name: str) -> Layer:
 
 def _cnn(tensors: Mapping[str, np.ndarray]) -> Layer:
     """Pixels [*batch, H, W, C] to features [*batch, 512]: convolutions as matrix products of unfolded windows."""
-    # The network divides pixels by 255; here the first weights are.
     matrices = [
         tensors[f"torso/cnn/conv{i}/weight"].reshape(-1, filters) for i, (filters, _, _) in enumerate(CNN_LAYERS)
     ]
-    matrices[0] = matrices[0] / np.float32(255)
     biases = [tensors[f"torso/cnn/conv{i}/bias"] for i in range(len(CNN_LAYERS))]
     dense = _dense(tensors, "torso/cnn/dense")
 

@@ -17,6 +17,7 @@ from policy_gradients.deployment.numpy_network import (
     after_product,
     control_constants,
     control_map,
+    divided_pixels,
     input_shape,
     stretched_head,
 )
@@ -34,7 +35,7 @@ def single_policy(description: PolicyDescription, tensors: Mapping[str, np.ndarr
     if description.network.features == "cnn":
         return None
     depth = len(description.network.hidden)
-    tensors, finish = _finish(description, tensors)
+    tensors, finish = _finish(description, divided_pixels(description, tensors))
     enter, scale = _entry(description, tensors)
     weights = [_with_bias(tensors, name) for name in (*(f"torso/{i}" for i in range(depth)), "head")]
     weights[0][:-1] *= scale[:, None]

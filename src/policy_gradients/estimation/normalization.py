@@ -119,7 +119,7 @@ class NormalizationConfig:
     """What is normalised, for every algorithm.
 
     Attributes:
-        obs: Observations by running mean and variance. Ignored for pixels, which networks divide by 255.
+        obs: Observations by running mean and variance. Ignored for uint8, which networks divide by 255.
         obs_clip: Bound of a normalised coordinate, in standard deviations (10 is the field's usual value).
         reward: Divide rewards by the running standard deviation of the discounted return (arXiv 2005.12729, §3).
         reward_clip: Bound of a reward so divided (10 as in Stable-Baselines3): after a rollout without rewards the

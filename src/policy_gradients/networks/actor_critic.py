@@ -152,7 +152,7 @@ def actor_critic(
 
 def _torso(obs: jax.ShapeDtypeStruct, config: NetworkConfig, hidden: tuple[int, ...]) -> Network:
     if resolve_features(config.features, obs.shape, obs.dtype) == "mlp":
-        return _flattened(mlp(_size(obs.shape), hidden, config.activation, config.layer_norm), obs.shape)
+        return _flattened(mlp(_size(obs.shape), hidden, config.activation, config.layer_norm), obs)
     cnn = nature_cnn(obs.shape)
     head = mlp(cnn.out_size, hidden, config.activation, config.layer_norm)
 
@@ -163,12 +163,13 @@ def _torso(obs: jax.ShapeDtypeStruct, config: NetworkConfig, hidden: tuple[int, 
     return Network(init, lambda params, x: head.apply(params, cnn.apply(params["cnn"], x)), head.out_size)
 
 
-def _flattened(network: Network, shape: tuple[int, ...]) -> Network:
-    """The network over observations of any rank, flattened to vectors of float32."""
+def _flattened(network: Network, obs: jax.ShapeDtypeStruct) -> Network:
+    """The network over observations of any rank, flattened to vectors of float32; uint8 divided by 255."""
 
     def apply(params: Params, x: Array) -> Array:
-        batch = x.shape[: x.ndim - len(shape)]
-        return network.apply(params, x.reshape(*batch, _size(shape)).astype(jnp.float32))
+        batch = x.shape[: x.ndim - len(obs.shape)]
+        x = x.reshape(*batch, _size(obs.shape)).astype(jnp.float32)
+        return network.apply(params, x / 255.0 if obs.dtype == np.uint8 else x)
 
     return Network(network.init, apply, network.out_size)
 
