@@ -109,7 +109,7 @@ def test_the_film_shows_the_policy_and_lies_in_the_runs_folder(run, run_folder, 
     monkeypatch.setattr(video, "record_video", lambda *args, **kwargs: filmed.append((args[1:], kwargs)))
     code, out, _ = run("evaluate", str(run_folder), "--episodes", "4", "--video", "--seed", "3")
     film = run_folder / "evaluation.mp4"
-    assert code == 0 and filmed == [(("CartPole-v1", film), {"seed": 3, "env_options": {}})]
+    assert code == 0 and filmed == [(("CartPole-v1", film), {"seed": 3, "frame_stack": 1, "env_options": {}})]
     assert out.endswith(f"Film: {film}\n")
 
 

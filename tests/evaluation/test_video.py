@@ -6,13 +6,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import imageio_ffmpeg
+import jax
 import numpy as np
 import pytest
 
+from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
 from policy_gradients.evaluation.video import RenderingUnavailable, record_video
 
@@ -42,11 +45,33 @@ class Painting(gymnasium.Env):
         return None if self.breaks == "nothing" else np.full((65, 83, 3), 20 * self.t, np.uint8)
 
 
+class Slideshow(Painting):
+    """Observes one image, in an order of axes of its own, which it fills with the number of the step."""
+
+    def __init__(self, render_mode: str | None = None, shape: tuple[int, ...] = (2, 5, 6)) -> None:
+        super().__init__(render_mode)
+        self.observation_space = gymnasium.spaces.Box(0, 255, tuple(shape), np.uint8)
+        self.image = np.zeros(shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self.now(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        _, *rest = super().step(action)
+        return self.now(), *rest
+
+    def now(self) -> np.ndarray:
+        self.image[...] = np.arange(self.image.size).reshape(self.image.shape) + self.t  # always the same memory
+        return self.image
+
+
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Iterator[None]:
     gymnasium.register("Painting-v0", Painting, disable_env_checker=True)
+    gymnasium.register("Slideshow-v0", Slideshow, disable_env_checker=True)
     yield
-    del gymnasium.registry["Painting-v0"]
+    del gymnasium.registry["Painting-v0"], gymnasium.registry["Slideshow-v0"]
 
 
 def frames_of(path: Path) -> tuple[tuple, np.ndarray]:
@@ -89,6 +114,41 @@ def test_the_policy_sees_what_the_simulator_observed(tmp_path: Path) -> None:
 
     film = record_video(policy, "Painting-v0", tmp_path / "film.mp4", max_steps=4)
     assert seen == [0, 1, 2, 3] and film.episode_return == 6
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_policy_of_stacked_frames_sees_the_earlier_ones_as_in_training(told: bool, tmp_path: Path) -> None:
+    seen = []
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        seen.append(obs.tolist())
+        return obs[-1:]
+
+    if not told:  # a bundle says it of itself
+        policy.description = SimpleNamespace(observation=SimpleNamespace(frames=3))  # type: ignore[attr-defined]
+    options = {"frame_stack": 3} if told else {}
+    record_video(policy, "Painting-v0", tmp_path / "film.mp4", max_steps=4, **options)
+    assert seen == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (5, 6), (5, 6, 3)])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_policy_of_images_sees_them_as_in_training(shape: tuple[int, ...], frames: int, tmp_path: Path) -> None:
+    seen = []
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        seen.append(np.array(obs))
+        return np.zeros(1, np.float32)
+
+    options = {"shape": shape}
+    record_video(policy, "Slideshow-v0", tmp_path / "f.mp4", max_steps=3, frame_stack=frames, env_options=options)
+    env = make("gymnasium:Slideshow-v0", 1, frame_stack=frames, num_workers=0, **options)
+    state, obs = env.reset(jax.random.key(0))
+    for image in seen:
+        np.testing.assert_array_equal(image, obs[0])
+        state, out = env.step(state, np.zeros((1, 1), np.float32))
+        obs = out.obs
+    env.close()
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "HalfCheetah-v4"])

@@ -47,7 +47,9 @@ def run(arguments: Sequence[str]) -> int:
         from policy_gradients.evaluation.video import record_video
 
         out = Path(options.video or options.path / "evaluation.mp4")
-        record_video(policy, config.id, out, seed=options.seed, env_options=config.kwargs)
+        record_video(
+            policy, config.id, out, seed=options.seed, frame_stack=config.frame_stack, env_options=config.kwargs
+        )
         print(f"Film: {out}")
     return 0
 

@@ -6,7 +6,7 @@ wraps the environment's, and its `snapshot` and `restore`, so that resume stays 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -182,14 +182,21 @@ def channels_last(env: Environment) -> Environment:
     the compiled program: on the CPU that takes a fortieth of NumPy's time.
     """
     space = env.spec.obs_space
-    if space.dtype != np.uint8:
+    reorder = image_order(space.shape, space.dtype)
+    if reorder is None:
         return env
-    if len(space.shape) == 2:
-        return _map_obs(env, lambda obs: obs[..., None], Box(space.low[..., None], space.high[..., None], space.dtype))
-    if len(space.shape) != 3 or space.shape[0] >= min(space.shape[1:]):
-        return env
-    transposed = Box(np.moveaxis(space.low, 0, -1), np.moveaxis(space.high, 0, -1), space.dtype)
-    return _map_obs(env, lambda obs: jnp.moveaxis(obs, 1, -1), transposed)
+    return _map_obs(env, reorder, Box(reorder(space.low), reorder(space.high), space.dtype))
+
+
+def image_order(shape: tuple[int, ...], dtype: Any) -> Callable[[Any], Any] | None:
+    """The function from observations [*batch, *shape], of NumPy or JAX, to images [*batch, H, W, C]; None for none."""
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        return None
+    if len(shape) == 2:
+        return lambda obs: obs[..., None]
+    if shape[0] >= min(shape[1:]):
+        return None
+    return lambda obs: obs.swapaxes(-3, -2).swapaxes(-2, -1)
 
 
 def _map_obs(env: Environment, function: Callable[[Array], Array], obs_space: Box) -> Environment:

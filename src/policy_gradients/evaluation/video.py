@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from policy_gradients.environments.registry import make, resolve
 from policy_gradients.environments.suites import SUITES, load_task
 from policy_gradients.environments.suites.task import observation_vector
+from policy_gradients.environments.wrappers import image_order
 from policy_gradients.errors import UserError
 
 Policy: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -73,6 +75,7 @@ def record_video(
     max_steps: int = 1_000,
     max_seconds: float = 20.0,
     fps: float = 30.0,
+    frame_stack: int | None = None,
     env_options: Mapping[str, Any] | None = None,
 ) -> Film:
     """Plays one episode and writes it as H.264 in an mp4, in real time.
@@ -82,13 +85,16 @@ def record_video(
     them.
 
     Args:
-        policy: From one raw observation to an action in the simulator's bounds, such as `deployment.load_policy` gives.
+        policy: From one raw observation (images with the channels last) to an action in the simulator's bounds, such as
+            `deployment.load_policy` gives.
         env_id: As for `environments.registry.make`.
         path: The film; replaced when the new one is complete.
         seed: Of the episode.
         max_steps: Environment steps after which the film ends, the episode finished or not.
         max_seconds: Length after which it ends, likewise.
         fps: Most frames per second; of a faster simulation only every second, third … state is drawn.
+        frame_stack: Observations joined into the one that the policy sees, as for `make`; None for as many as the
+            policy's bundle says. (Of Atari through EnvPool it says none: its frames are stacked by the simulator.)
         env_options: The task's own options.
 
     Raises:
@@ -97,13 +103,32 @@ def record_video(
     """
     ffmpeg = _find_ffmpeg()
     engine, name = resolve(env_id)
-    record = {"mujoco": _record_mujoco, "warp": _record_mujoco, "envpool": _record_pixels}.get(
-        engine, partial(_record_suite, engine) if engine in SUITES else _record_gymnasium
-    )
+    if frame_stack is None:
+        description = getattr(policy, "description", None)
+        frame_stack = 1 if description is None else int(description.observation.frames)
+    record = {
+        "mujoco": _record_mujoco,
+        "warp": _record_mujoco,
+        "envpool": partial(_record_pixels, frame_stack),
+    }.get(engine, partial(_record_suite, engine) if engine in SUITES else _record_gymnasium)
+    if engine != "envpool":  # whose environment comes with all its wrappers
+        policy = _with_stack(policy, frame_stack)
     pace = _Pace(max_steps, max_seconds, fps)
     recording = record(policy, str(name), seed, pace, dict(env_options or {}))
     _write(ffmpeg, Path(path), recording)
     return Film(Path(path), float(np.sum(recording.rewards)), len(recording.rewards))
+
+
+def _with_stack(policy: Policy, frames: int) -> Policy:
+    """The policy of `frames` observations as one of single ones, which remembers those of one episode."""
+    seen: deque[np.ndarray] = deque(maxlen=frames)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        newest = obs.copy()  # a simulator may reuse its memory
+        seen.extend([newest] if seen else [newest] * frames)
+        return policy(np.concatenate(seen, axis=-1))
+
+    return act if frames > 1 else policy
 
 
 def _record_mujoco(policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]) -> _Recording:
@@ -148,8 +173,10 @@ def _record_suite(suite: str, policy: Policy, name: str, seed: int, pace: _Pace,
     return _Recording(_available(frames), rate / pace.stride(rate), rewards)
 
 
-def _record_pixels(policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]) -> _Recording:
-    env = make(f"envpool:{name}", 1, action_map="none", evaluation=True, **options)
+def _record_pixels(
+    frame_stack: int, policy: Policy, name: str, seed: int, pace: _Pace, options: dict[str, Any]
+) -> _Recording:
+    env = make(f"envpool:{name}", 1, action_map="none", frame_stack=frame_stack, evaluation=True, **options)
     rate = 1.0 / env.spec.dt if env.spec.dt else _PIXEL_FPS
     images, rewards, ended = [], [], False
     try:
@@ -162,7 +189,8 @@ def _record_pixels(policy: Policy, name: str, seed: int, pace: _Pace, options: d
             seen = np.array(obs)[0]
             # Of stacked frames the last is the newest; three channels are one frame in colour.
             images.append(seen[..., -3:] if seen.shape[-1] % 3 == 0 else seen[..., -1:].repeat(3, axis=-1))
-            state, out = step(state, np.asarray(policy(seen) - first, env.spec.action_space.dtype)[None])
+            action = np.asarray(policy(seen) - first, env.spec.action_space.dtype)
+            state, out = step(state, action[None])
             obs, ended = out.obs, bool(out.terminated[0] | out.truncated[0])
             rewards.append(float(out.reward[0]))
     finally:
@@ -194,13 +222,14 @@ def _gymnasium_frames(
     policy: Policy, env: Any, seed: int, steps: int, stride: int, rewards: list[float]
 ) -> Iterator[np.ndarray]:
     """Plays the episode while its frames are taken, and notes its rewards."""
+    reorder = image_order(env.observation_space.shape, env.observation_space.dtype) or np.asarray
     try:
         obs, _ = env.reset(seed=seed)
         ended = False
         while not ended and len(rewards) < steps:
             if len(rewards) % stride == 0:
                 yield _picture(env)
-            obs, reward, terminated, truncated, _ = env.step(policy(np.asarray(obs)))
+            obs, reward, terminated, truncated, _ = env.step(policy(reorder(np.asarray(obs))))
             rewards.append(float(reward))
             ended = terminated or truncated
     finally:

@@ -78,8 +78,10 @@ def make_pictures(experiment: Experiment, run: Path, progress: Progress, *, film
     from policy_gradients.evaluation.video import record_video
 
     try:
-        policy, options = load_policy(run / "policy"), experiment.env.kwargs
-        record_video(policy, experiment.env.id, run / "video.mp4", seed=experiment.seed, env_options=options)
+        policy, env = load_policy(run / "policy"), experiment.env
+        record_video(
+            policy, env.id, run / "video.mp4", seed=experiment.seed, frame_stack=env.frame_stack, env_options=env.kwargs
+        )
         progress.message(f"Film: {run / 'video.mp4'}")
     except UserError as error:
         progress.message(f"No film: {error}")
