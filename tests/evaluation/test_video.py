@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.environments.registry import make
 from policy_gradients.errors import UserError
+from policy_gradients.evaluation import video
 from policy_gradients.evaluation.video import RenderingUnavailable, record_video
+from policy_gradients.training import products
 
 
 class Painting(gymnasium.Env):
@@ -33,16 +36,26 @@ class Painting(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.t = 0
+        if self.breaks == "reset":
+            raise RuntimeError
         return np.zeros(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.t += 1
+        if self.breaks == "step" and self.t == 3:
+            raise RuntimeError("the brush broke\nin two")
         return np.full(1, self.t, np.float32), float(action[0]), self.t == 10, False, {}
 
     def render(self) -> Any:
         if self.breaks == "raises":
             raise RuntimeError("no paint\nleft")
+        if self.breaks == "blind":
+            return super().render()
         return None if self.breaks == "nothing" else np.full((65, 83, 3), 20 * self.t, np.uint8)
+
+    def close(self) -> None:
+        if self.breaks == "close":
+            raise RuntimeError("the tube is stuck")
 
 
 class Slideshow(Painting):
@@ -188,6 +201,13 @@ def test_a_mujoco_film_is_the_episode_of_its_seed(monkeypatch: pytest.MonkeyPatc
     [
         ("Painting-v0", {"breaks": "raises"}, "Painting-v0 cannot be drawn: no paint. Try: pip install"),
         ("Painting-v0", {"breaks": "nothing"}, "render.. gave object"),
+        ("Painting-v0", {"breaks": "blind"}, r"Painting-v0 cannot be drawn: it has no render\(\)\.$"),
+        ("Painting-v0", {"breaks": "reset"}, r"Painting-v0 cannot be filmed: reset\(\) raised RuntimeError\.$"),
+        (
+            "Painting-v0",
+            {"breaks": "step"},
+            r"Painting-v0 cannot be filmed: step\(\) raised RuntimeError: the brush broke\.$",
+        ),
         ("Painting-v0", {"colour": "blue"}, "Painting-v0 cannot be drawn by Gymnasium"),
         ("probe", {}, "cannot be drawn by Gymnasium"),
     ],
@@ -203,6 +223,36 @@ def test_a_task_that_cannot_be_drawn_says_so(
         record_video(constant, env_id, tmp_path / "film.mp4", env_options=options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_environment_that_cannot_be_closed_has_its_film(tmp_path: Path) -> None:
+    film = record_video(constant, "Painting-v0", tmp_path / "film.mp4", env_options={"breaks": "close"})
+    assert film.length == 10 and film.path.exists()
+
+
+def test_a_simulator_that_fails_while_it_is_filmed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*args: Any) -> None:
+        raise EnvironmentFailure("Painting-v0 (environment 1 of 1) raised: no paint.\nTraceback")
+
+    monkeypatch.setattr(video, "_record_gymnasium", fails)
+    with pytest.raises(RenderingUnavailable, match=r"^Painting-v0 cannot be filmed: .* raised: no paint\.$"):
+        record_video(constant, "Painting-v0", tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("breaks", ["reset", "step", "raises", "blind"])
+def test_an_environment_that_breaks_while_it_is_filmed_costs_a_run_only_its_film(
+    breaks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    env = SimpleNamespace(id="Painting-v0", kwargs={"breaks": breaks}, frame_stack=1)
+    said: list[str] = []
+    monkeypatch.setattr(products, "make_curve", lambda *args: None)
+    monkeypatch.setattr("policy_gradients.deployment.numpy_policy.load_policy", lambda path: constant)
+    progress: Any = SimpleNamespace(message=said.append)
+    experiment: Any = SimpleNamespace(env=env, seed=0)
+    products.make_pictures(experiment, tmp_path, progress, film=True)
+    assert len(said) == 1 and said[0].startswith("No film: Painting-v0 cannot be ")
 
 
 def test_a_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

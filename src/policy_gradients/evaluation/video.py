@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from policy_gradients.environments.base import EnvironmentFailure
+from policy_gradients.environments.host import with_cause
 from policy_gradients.environments.registry import make, resolve
 from policy_gradients.environments.suites import SUITES, load_task
 from policy_gradients.environments.suites.task import observation_vector
@@ -98,7 +100,7 @@ def record_video(
         env_options: The task's own options.
 
     Raises:
-        RenderingUnavailable: The task cannot be drawn, or a library is missing.
+        RenderingUnavailable: The task cannot be drawn, fails while it is, or a library is missing.
         UserError: Unknown id, or a policy for other observations.
     """
     ffmpeg = _find_ffmpeg()
@@ -114,8 +116,11 @@ def record_video(
     if engine != "envpool":  # whose environment comes with all its wrappers
         policy = _with_stack(policy, frame_stack)
     pace = _Pace(max_steps, max_seconds, fps)
-    recording = record(policy, str(name), seed, pace, dict(env_options or {}))
-    _write(ffmpeg, Path(path), recording)
+    try:
+        recording = record(policy, str(name), seed, pace, dict(env_options or {}))
+        _write(ffmpeg, Path(path), recording)
+    except EnvironmentFailure as failure:
+        raise RenderingUnavailable(f"{name} cannot be filmed: {_first_line(str(failure))}") from failure
     return Film(Path(path), float(np.sum(recording.rewards)), len(recording.rewards))
 
 
@@ -184,13 +189,13 @@ def _record_pixels(
         if space.dtype != np.uint8 or len(space.shape) != 3:
             raise RenderingUnavailable(f"{name} cannot be drawn: EnvPool gives no pictures of it.")
         step = jax.jit(env.step)
-        state, obs = env.reset(jax.random.key(seed))
+        state, obs = with_cause(env.reset, jax.random.key(seed))
         while not ended and len(rewards) < pace.steps(rate):
             seen = np.array(obs)[0]
             # Of stacked frames the last is the newest; three channels are one frame in colour.
             images.append(seen[..., -3:] if seen.shape[-1] % 3 == 0 else seen[..., -1:].repeat(3, axis=-1))
             action = np.asarray(policy(seen) - first, env.spec.action_space.dtype)
-            state, out = step(state, action[None])
+            state, out = with_cause(step, state, action[None])
             obs, ended = out.obs, bool(out.terminated[0] | out.truncated[0])
             rewards.append(float(out.reward[0]))
     finally:
@@ -208,7 +213,8 @@ def _record_gymnasium(policy: Policy, name: str, seed: int, pace: _Pace, options
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a screen and complain
     try:
         with warnings.catch_warnings(action="ignore"):
-            env = gymnasium.make(name, render_mode="rgb_array", **options)
+            # Without Gymnasium's own checker, as in training: it may raise at what was good enough there.
+            env = gymnasium.make(name, **{"disable_env_checker": True, **options, "render_mode": "rgb_array"})
     except gymnasium.error.DependencyNotInstalled as error:
         raise RenderingUnavailable(f"{name} cannot be drawn: {_first_line(str(error))} Try: {_INSTALL}.") from error
     except Exception as error:  # a constructor may raise anything, for one at the keyword that it does not know
@@ -224,23 +230,40 @@ def _gymnasium_frames(
     """Plays the episode while its frames are taken, and notes its rewards."""
     reorder = image_order(env.observation_space.shape, env.observation_space.dtype) or np.asarray
     try:
-        obs, _ = env.reset(seed=seed)
+        obs, _ = _ask(env, "reset", seed=seed)
         ended = False
         while not ended and len(rewards) < steps:
             if len(rewards) % stride == 0:
                 yield _picture(env)
-            obs, reward, terminated, truncated, _ = env.step(policy(reorder(np.asarray(obs))))
+            obs, reward, terminated, truncated, _ = _ask(env, "step", policy(reorder(np.asarray(obs))))
             rewards.append(float(reward))
             ended = terminated or truncated
     finally:
-        env.close()
+        with contextlib.suppress(Exception):  # the film is there, or has a reason of its own not to be
+            env.close()
+
+
+def _ask(env: Any, call: str, *args: Any, **options: Any) -> Any:
+    """What a function of the environment returns; it may raise anything, even where training went well."""
+    try:
+        return getattr(env, call)(*args, **options)
+    except Exception as error:
+        kind, text = type(error).__name__, str(error).strip()
+        cause = _first_line(f"{kind}: {text}" if text else kind)
+        raise RenderingUnavailable(f"{_name_of(env)} cannot be filmed: {call}() raised {cause}") from error
+
+
+def _name_of(env: Any) -> str:
+    return env.spec.id if env.spec else "The environment"
 
 
 def _picture(env: Any) -> np.ndarray:
-    name = env.spec.id if env.spec else "The environment"
+    name = _name_of(env)
     try:
         with warnings.catch_warnings(action="ignore"):
             frame = env.render()
+    except NotImplementedError as error:  # of `gymnasium.Env`
+        raise RenderingUnavailable(f"{name} cannot be drawn: it has no render().") from error
     except Exception as error:
         raise RenderingUnavailable(f"{name} cannot be drawn: {_first_line(str(error))} Try: {_INSTALL}.") from error
     frame = np.asarray(frame)
