@@ -18,6 +18,7 @@ from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.calendar import count_updates
 from policy_gradients.training.config import Experiment, load_experiment, save_experiment, to_mapping, validate
 from policy_gradients.training.devices import make_mesh
+from policy_gradients.training.own_parts import checked_maker
 from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.saving import alone, discard_unused, new_folder
 from policy_gradients.training.session import Run, Session
@@ -121,6 +122,7 @@ def _run(
     line: str = "",
 ) -> Run:
     """Runs on the back end that suits it, which is kept in the run's config.yaml; says what was chosen."""
+    make_env = make_env and checked_maker(make_env)
     mesh = make_mesh(experiment.devices, experiment.env.num_envs)
     env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)
     with ExitStack() as stack:

@@ -24,6 +24,7 @@ from policy_gradients.evaluation.statistics import Interval, bootstrap, mean
 from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, validate
 from policy_gradients.training.member_run import MemberRun
+from policy_gradients.training.own_parts import checked_agent, checked_maker
 from policy_gradients.training.population import Member, Stage, course, evaluate_members
 from policy_gradients.training.products import Evaluation, make_curve
 from policy_gradients.training.progress import Progress, make_progress
@@ -104,6 +105,7 @@ def _train(
     make_env: Callable[[int], Environment] | None,
 ) -> SeedRuns:
     line = ""
+    make_env = make_env and checked_maker(make_env)
     if make_env is None:
         all_worlds = replace(experiment, env=replace(experiment.env, num_envs=len(chosen) * experiment.env.num_envs))
         settled, line = settle_engine(all_worlds)
@@ -135,7 +137,7 @@ class _Session:
         numbers: Sequence[str],
     ) -> None:
         self.experiment, self.parent, self.env = experiments[0], parent, env
-        self.agent = agent or make_agent(self.experiment, env.spec)
+        self.agent = make_agent(self.experiment, env.spec) if agent is None else checked_agent(agent, env.spec)
         self.members = [
             Member({name: getattr(e.hyperparameters, name) for name in numbers}, e.seed) for e in experiments
         ]

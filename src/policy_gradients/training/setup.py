@@ -18,6 +18,7 @@ from policy_gradients.estimation.batches import masked_mean
 from policy_gradients.networks.actor_critic import actor_critic, resolve_distribution
 from policy_gradients.training import devices
 from policy_gradients.training.config import Experiment
+from policy_gradients.training.own_parts import checked_agent
 from policy_gradients.training.rollout import Carry, init_carry, rollout, rollout_metrics
 from policy_gradients.types import ActorCritic, Algorithm, Array, Key, LearnerState, Metrics, Transition
 
@@ -115,7 +116,7 @@ def build(
     """
     devices.check_spreads(env.spec, mesh)
     config = experiment.hyperparameters
-    agent = agent or make_agent(experiment, env.spec)
+    agent = make_agent(experiment, env.spec) if agent is None else checked_agent(agent, env.spec)
     constructor = CONSTRUCTORS[experiment.algorithm]
     algorithm = constructor(agent, config, num_envs=env.spec.num_envs, total_steps=experiment.total_steps)
 
