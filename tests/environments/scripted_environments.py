@@ -114,3 +114,42 @@ def raise_in_constructor() -> gymnasium.Env:
 
 
 gymnasium.register("Scripted-v0", Scripted, max_episode_steps=4)
+
+
+class Mistaken(gymnasium.Env):
+    """One of the mistakes that are easily made, by name."""
+
+    def __init__(self, mistake: str) -> None:
+        self.mistake = mistake
+        if mistake != "no observation_space":
+            self.observation_space = Box(-1.0, 1.0, (3,), np.float32)
+        if mistake != "no action_space":
+            self.action_space = Discrete(12)
+        if mistake == "reset without seed":
+            self.reset = self.old_reset
+
+    def old_reset(self):
+        return np.zeros(3), {}
+
+    old_reset.__qualname__ = "Mistaken.reset"
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3) if self.mistake == "reset without info" else (np.zeros(3), {})
+
+    def step(self, action):
+        values = {
+            "4 values": (np.zeros(3), 1.0, False, {}),
+            "no values": None,
+            "no reward": (np.zeros(3), None, False, False, {}),
+            "two rewards": (np.zeros(3), [1.0, 2.0], False, False, {}),
+        }
+        return values.get(self.mistake, (np.zeros(3), np.array([1.5]), False, False, {}))
+
+
+class Shaped(gymnasium.Env):
+    """Observes zeros of a shape."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.observation_space = Box(-1.0, 1.0, shape, np.float32)

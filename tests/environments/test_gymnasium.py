@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -358,6 +359,55 @@ def test_other_spaces_are_refused_by_name_with_the_wrapper_that_helps(simulator,
 def test_a_request_that_cannot_be_met_is_the_users_error(simulator, num_workers, what, options, said):
     with pytest.raises(UserError, match=said):
         simulator(what, num_workers=num_workers, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (
+            "no observation_space",
+            r"making the environment failed: the environment has no observation_space; .*spaces.Box in",
+        ),
+        ("no action_space", r"making the environment failed: the environment has no action_space; .* Discrete"),
+        (
+            "reset without seed",
+            r"reset of environment 0 .* failed: Mistaken\.reset\(\) got an .*'seed'; .*seed=None, op",
+        ),
+        ("reset without info", r"reset of environment 0 .* failed: reset returned ndarray, expected \(obs, info\)"),
+        ("4 values", r"step of environment 0 .* failed: step returned 4 values, expected \(obs, reward, term.* `done`"),
+        ("no values", r"step of environment 0 .* failed: step returned NoneType, expected \(obs, reward"),
+        ("no reward", r"step of environment 0 .* failed: step returned the reward None, expected a number"),
+        ("two rewards", r"step of environment 0 .* failed: step returned the reward \[1.0, 2.0\], expected a number"),
+    ],
+)
+def test_a_common_mistake_in_an_environment_is_one_sentence(simulator, num_workers, mistake, said):
+    with pytest.raises(EnvironmentFailure, match=rf"^Mistaken: .*{said}") as failure:
+        mistaken(simulator, mistake, num_workers=num_workers)
+    assert len(str(failure.value).splitlines()) == 1
+
+
+def mistaken(simulator, mistake, **options):
+    envs = simulator(scripted.Mistaken, num_envs=1, mistake=mistake, **options)
+    envs.reset(0)
+    return envs.step(actions(GO))
+
+
+def test_too_few_values_are_found_by_gymnasiums_own_wrapper_too(simulator):
+    with pytest.raises(
+        EnvironmentFailure, match=r"failed: step returned other than \(obs.* \(not enough values .*got 4\)\)"
+    ):
+        mistaken(simulator, "4 values", max_episode_steps=9)
+
+
+def test_a_reward_may_be_an_array_of_one_number(simulator):
+    np.testing.assert_array_equal(mistaken(simulator, "reward in an array").reward, [1.5])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
+def test_observations_of_no_axis_or_no_number_are_refused(simulator, shape):
+    with pytest.raises(UserError, match=rf"Shaped has observations of shape {re.escape(str(shape))}, .*one axis"):
+        simulator(scripted.Shaped, shape=shape)
 
 
 @pytest.mark.parametrize("bad", [{"num_envs": 0}, {"num_workers": -1}, {"max_episode_steps": 0}])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from policy_gradients.environments.gymnasium import interface
 from policy_gradients.environments.gymnasium.buffers import IDLE, Buffers
 
 
@@ -61,8 +62,8 @@ class Chunk:
         limit = env.spec.max_episode_steps if getattr(env, "spec", None) is not None else None
         dt = getattr(env.unwrapped, "dt", None)
         return EnvInfo(
-            _describe_space(env.observation_space),
-            _describe_space(env.action_space),
+            _describe_space(interface.space_of(env, "observation_space")),
+            _describe_space(interface.space_of(env, "action_space")),
             limit,
             float(dt) if isinstance(dt, int | float) else None,
             _versions(type(env.unwrapped).__module__),
@@ -82,8 +83,7 @@ class Chunk:
         """Resets every environment from its seed in the shared memory."""
         for i, env in enumerate(self.envs):
             self.cursor[0] = self.first + i
-            obs, _ = env.reset(seed=int(self.rows.seed[i]))
-            self._write(self.rows.obs, i, obs, "reset")
+            self._write(self.rows.obs, i, interface.reset(env, int(self.rows.seed[i])), "reset")
 
         self.cursor[0] = IDLE
 
@@ -95,16 +95,13 @@ class Chunk:
             actions += self.start
         for i, env in enumerate(self.envs):
             self.cursor[0] = self.first + i
-            obs, reward, terminated, truncated, _ = env.step(actions[i])
+            obs, rows.reward[i], terminated, truncated = interface.step(env, actions[i])
             if terminated or truncated:
                 self._write(rows.final_obs, i, obs, "step")
-                obs, _ = env.reset()
-                self._write(rows.obs, i, obs, "reset")
+                self._write(rows.obs, i, interface.reset(env), "reset")
             else:
                 self._write(rows.obs, i, obs, "step")
-            rows.reward[i] = float(reward)
-            rows.terminated[i] = bool(terminated)
-            rows.truncated[i] = bool(truncated)
+            rows.terminated[i], rows.truncated[i] = terminated, truncated
         self.cursor[0] = IDLE
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class _Worker:
     def wait(self) -> None:
         answer = os.read(self.answers.fileno(), 1)
         if answer == worker.FAILED:
-            raise WorkerFailure(self.index, f"raised:\n{self.receive()}")
+            raise WorkerFailure(self.index, self.receive())
         if answer != worker.DONE:
             raise self.death()
 
@@ -151,7 +151,7 @@ class WorkerPool:
         for process in self._workers:
             error, result = process.receive()
             if error is not None:
-                raise WorkerFailure(process.index, f"raised:\n{result}", error)
+                raise WorkerFailure(process.index, result, error)
             infos.append(result)
         return infos[0]
 

@@ -1,7 +1,6 @@
 """N Gymnasium environments as one host simulator, in worker processes or in this one."""
 
 import os
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 from policy_gradients.environments.base import Discrete, EnvironmentFailure, EnvironmentSpec
 from policy_gradients.environments.gymnasium.buffers import IDLE, Buffers, Layout, block_size, buffers
 from policy_gradients.environments.gymnasium.chunk import Chunk, ChunkPlan, EnvInfo
+from policy_gradients.environments.gymnasium.interface import failure
 from policy_gradients.environments.gymnasium.pool import WorkerFailure, WorkerPool
 from policy_gradients.environments.gymnasium.spaces import action_space, obs_space
 from policy_gradients.environments.gymnasium.worker import summarize
@@ -38,7 +38,7 @@ class _InProcess:
             self._chunk = Chunk(plan)
             self.info = self._chunk.describe()
         except Exception as error:
-            raise WorkerFailure(0, f"raised:\n{traceback.format_exc()}", summarize(error)) from error
+            raise WorkerFailure(0, failure(error), summarize(error)) from error
 
     def attach(self, layout: Layout) -> Buffers:
         shared = buffers(bytearray(block_size(layout)), layout)
@@ -58,7 +58,7 @@ class _InProcess:
         try:
             call()
         except Exception as error:
-            raise WorkerFailure(0, f"raised:\n{traceback.format_exc()}") from error
+            raise WorkerFailure(0, failure(error)) from error
 
 
 class GymnasiumSimulator:

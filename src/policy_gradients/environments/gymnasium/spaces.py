@@ -13,7 +13,7 @@ def obs_space(env_id: str, space: SpaceInfo) -> Box:
     """Our Box of an observation space: uint8 for images, float32 for everything else.
 
     Raises:
-        UserError: Not a Box of numbers.
+        UserError: Not a Box of numbers, or of none.
     """
     if space.kind != "Box":
         wrapper = "FlattenObservation" if space.kind in _FLATTENED else "TransformObservation"
@@ -24,6 +24,11 @@ def obs_space(env_id: str, space: SpaceInfo) -> Box:
     dtype = np.dtype(space.dtype)
     if dtype.kind not in "fiub":
         raise UserError(f"{env_id} has observations of dtype {dtype}, but only real numbers are supported.")
+    if not space.shape or 0 in space.shape:
+        raise UserError(
+            f"{env_id} has observations of shape {space.shape}, expected at least one axis and one number; give the "
+            f"space a shape like (1,)."
+        )
     image = dtype == np.uint8 and len(space.shape) >= 2
     return box(*_bounds(space), space.shape, np.uint8 if image else np.float32)
 

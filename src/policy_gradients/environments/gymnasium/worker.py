@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
@@ -20,6 +19,7 @@ from typing import Any
 
 from policy_gradients.environments.gymnasium.buffers import Layout, buffers, shared_block
 from policy_gradients.environments.gymnasium.chunk import Chunk, ChunkPlan
+from policy_gradients.environments.gymnasium.interface import failure
 
 RESET, STEP = b"r", b"s"
 DONE, FAILED = b"d", b"f"
@@ -59,9 +59,9 @@ def _serve(reader: Connection, writer: Connection, memory: int) -> None:
         while command := os.read(reader.fileno(), 1):
             try:
                 calls[command]()
-            except Exception:
+            except Exception as error:
                 os.write(writer.fileno(), FAILED)
-                writer.send(traceback.format_exc())
+                writer.send(failure(error))
                 return
             os.write(writer.fileno(), DONE)
     finally:
@@ -70,7 +70,7 @@ def _serve(reader: Connection, writer: Connection, memory: int) -> None:
 
 
 def _prepare(reader: Connection, writer: Connection) -> Chunk | None:
-    """Makes the environments and answers (None, what they are), or (the error, its traceback) and None."""
+    """Makes the environments and answers (None, what they are), or (the error, its report) and None."""
     try:
         main_module: dict[str, Any] = reader.recv()
         if main_module:
@@ -83,7 +83,7 @@ def _prepare(reader: Connection, writer: Connection) -> Chunk | None:
     except EOFError:
         raise
     except Exception as error:
-        writer.send((summarize(error), traceback.format_exc()))
+        writer.send((summarize(error), failure(error)))
         return None
     writer.send((None, info))
     return chunk
