@@ -1,6 +1,7 @@
 """Which engine an id gets, and what `make` puts around it."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,43 @@ def test_importing_the_registry_imports_no_simulator():
     source = str(Path(registry.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {code}"], check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("id", [":", ":Hopper-v4", "my_package:"])
+def test_an_id_with_nothing_before_or_after_its_colon_is_refused(id):
+    with pytest.raises(UserError, match=f"^Unknown environment '{id}': expected .* module:Id-v0"):
+        make(id)
+
+
+@pytest.mark.parametrize(("id", "came"), [(scripted.Scripted(), "a Scripted"), (None, "None")], ids=["env", "None"])
+def test_what_is_neither_an_id_nor_a_callable_is_refused(id, came):
+    with pytest.raises(UserError, match=rf"^make expects an id or a callable .*, got {came}; .*class"):
+        make(id)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    env = make("CartPole-v1", np.int64(2), frame_stack=np.int32(2))
+    assert type(env.spec.num_envs) is int and env.spec.num_envs == 2 and env.spec.frames == 2
+
+
+@pytest.mark.parametrize("frame_stack", [0, 1.5, True, None])
+def test_frames_are_counted_in_whole_numbers(frame_stack):
+    with pytest.raises(UserError, match=f"^frame_stack must be an integer of 1 or more, not {frame_stack}"):
+        make("CartPole-v1", frame_stack=frame_stack)
+
+
+@pytest.mark.parametrize("bad", [(1,), "high", (1, "x"), (1, 2, 3)])
+def test_what_is_no_interval_of_rewards_is_refused(bad):
+    with pytest.raises(
+        UserError, match=rf"^reward_clip must be a number or an interval \(low, high\), not {re.escape(repr(bad))}"
+    ):
+        make("CartPole-v1", reward_clip=bad)
+
+
+def test_an_interval_of_rewards_may_be_a_list():
+    env = make("CartPole-v1", reward_clip=[-0.5, 0.5])
+    state, _ = env.reset(jax.random.key(0))
+    assert env.step(state, jnp.zeros(1, jnp.int32))[1].reward == 0.5
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 2.0, True, "8"])

@@ -1,5 +1,6 @@
 """Wrappers against environments whose steps are written down in the test."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -232,6 +233,14 @@ def test_one_frame_is_the_environment_itself_and_none_is_refused():
     assert frame_stack(env, 1) is env
     with pytest.raises(UserError, match="1 or more frames"):
         frame_stack(env, 0)
+
+
+def test_one_frame_of_a_single_number_is_the_environment_itself():
+    env = told(Table([[0.0]]))
+    single = env._replace(spec=replace(env.spec, obs_space=box(-1, 1)))
+    assert frame_stack(single, 1) is single
+    with pytest.raises(UserError, match="at least one axis"):
+        frame_stack(single, 2)
 
 
 def test_vectors_and_images_that_end_in_their_channels_stay_as_they_are():

@@ -8,6 +8,7 @@ Simulators are imported when they are asked for, never when this module is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from policy_gradients.environments.base import Environment
@@ -72,15 +73,15 @@ def make(
         UserError: Unknown id or option, unsupported spaces, a simulator that is not installed, or bad numbers.
         EnvironmentFailure: The simulator's constructor failed.
     """
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
-        raise UserError(f"num_envs must be an integer of 1 or more, not {num_envs!r}.")
+    num_envs, frame_stack = _count("num_envs", num_envs), _count("frame_stack", frame_stack)
+    interval = None if reward_clip is None else _interval(reward_clip)
     steps_it, name = settle(id, engine, num_envs)[0], resolve(id)[1]
     if evaluation:
-        reward_clip = None
+        interval = None
         if steps_it == "warp":
             steps_it, kwargs = "mujoco", {name: value for name, value in kwargs.items() if name != "device"}
     if steps_it == "envpool" and isinstance(name, str):
-        kwargs, frame_stack = _atari_options(name, frame_stack, reward_clip, evaluation, kwargs)
+        kwargs, frame_stack = _atari_options(name, frame_stack, interval, evaluation, kwargs)
     if steps_it == "warp" and mesh is not None:
         kwargs = {**kwargs, "mesh": mesh}
     if stagger and steps_it in ("envpool", "gymnasium"):
@@ -95,9 +96,8 @@ def make(
         env = stack_frames(rescale_actions(env, action_map), frame_stack)
         if obs_clip is not None:
             env = clip_obs(env, obs_clip)
-        if reward_clip is not None:
-            low, high = reward_clip if isinstance(reward_clip, tuple) else (-reward_clip, reward_clip)
-            env = clip_rewards(env, low, high)
+        if interval is not None:
+            env = clip_rewards(env, *interval)
         if mesh is not None and shares > 1:
             from policy_gradients.environments.devices import over_processes
 
@@ -145,17 +145,23 @@ def resolve(id: str | Callable[..., Any]) -> tuple[str, str | Callable[..., Any]
     """
     if callable(id):
         return "gymnasium", id
+    if not isinstance(id, str):
+        came = "None" if id is None else f"a {type(id).__name__}"
+        raise UserError(
+            f"make expects an id or a callable that returns a gymnasium.Env, got {came}; give the environment's class "
+            "instead of an instance."
+        )
     prefix, colon, rest = id.partition(":")
     if colon and prefix in PREFIXES:
         if ":" not in rest and rest not in (known := known_ids(prefix)):
             raise UserError(f"Engine {prefix!r} knows no environment {rest!r}.{suggest(rest, known)}")
         return prefix, rest
-    if colon:
+    if prefix and rest:
         return "gymnasium", id
     for engine in installed_engines():
         if id in known_ids(engine):
             return engine, id
-    hint = suggest(id, {name for engine in installed_engines() for name in known_ids(engine)})
+    hint = "" if colon else suggest(id, {name for engine in installed_engines() for name in known_ids(engine)})
     raise UserError(
         f"Unknown environment {id!r}: expected one that `policy-gradients envs` lists, or your own as "
         f"module:Id-v0.{hint}"
@@ -231,6 +237,20 @@ def _has_envpool() -> bool:
         return installed() and bool(envpool_ids())
     except UserError:
         return False
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name} must be an integer of 1 or more, not {value!r}.")
+    return int(value)
+
+
+def _interval(clip: Any) -> tuple[float, float]:
+    pair = isinstance(clip, tuple | list) and len(clip) == 2
+    bounds: list[Any] = list(clip) if pair else [clip]
+    if not all(isinstance(bound, Real) and not isinstance(bound, bool) for bound in bounds):
+        raise UserError(f"reward_clip must be a number or an interval (low, high), not {clip!r}.")
+    return (bounds[0], bounds[1]) if pair else (-bounds[0], bounds[0])
 
 
 def _atari_options(

@@ -130,18 +130,18 @@ def frame_stack(env: Environment, k: int) -> Environment:
 
     Args:
         env: Any environment whose observations have at least one axis.
-        k: Frames per observation; 1 returns `env` itself.
+        k: Frames per observation; 1 returns `env` itself, whatever it observes.
 
     Raises:
         UserError: `k` is below 1, or an observation is a single number.
     """
+    if k == 1:
+        return env
     space = env.spec.obs_space
     if k < 1 or not space.shape:
         raise UserError(
             f"{env.spec.id}: frame_stack needs 1 or more frames of at least one axis, not {k} of shape {space.shape}."
         )
-    if k == 1:
-        return env
     width = space.shape[-1]
     repeat = lambda bound: np.concatenate([bound] * k, axis=-1)  # noqa: E731
 
