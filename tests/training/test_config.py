@@ -248,6 +248,9 @@ def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
         ("env:\n  num_envs: 1\n  num_envs: 2", "'num_envs' is given twice"),
         ("- seed", "expected settings by name"),
         ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
+        ("seed: {{ SEED }}", "is not valid YAML: while constructing a mapping"),
+        ("? [a, b]", "is not valid YAML: while constructing a mapping"),
+        ("env: &env\n  kwargs: *env", "contains itself"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused_with_its_path(tmp_path, text, said):

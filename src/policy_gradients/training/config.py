@@ -250,6 +250,10 @@ def load_mapping(path: Path) -> dict[str, Any]:
         mapping = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise UserError(
+            f"{path}: a setting contains itself, or is nested too deep; look at its aliases (*name)."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(mapping, dict | None):
@@ -266,11 +270,11 @@ def _forbid_duplicates(node: Any) -> None:
     names: set[str] = set()
     for child in node.value:
         if isinstance(child, tuple):
-            name = child[0].value
-            if isinstance(name, str) and name in names:
-                raise yaml.MarkedYAMLError(problem=f"{name!r} is given twice", problem_mark=child[0].start_mark)
-            names.add(name)
-            child = child[1]
+            label, child = child
+            if isinstance(label, yaml.ScalarNode):  # of other names YAML's reader complains
+                if label.value in names:
+                    raise yaml.MarkedYAMLError(problem=f"{label.value!r} is given twice", problem_mark=label.start_mark)
+                names.add(label.value)
         _forbid_duplicates(child)
 
 
