@@ -86,7 +86,7 @@ def test_the_environment_may_be_named_by_its_full_path(train):
 
 
 def test_none_and_empty_lists_and_commas_can_be_said(train):
-    experiment = train("ppo", *PLAIN, "--target-kl", "none", "--network.value-hidden", "none", "--network.hidden")
+    experiment = train("ppo", *PLAIN, "--target-kl", "none", "--network.value-hidden", "none", "--network.hidden=")
     assert experiment.hyperparameters.target_kl is None
     assert experiment.network.value_hidden is None and experiment.network.hidden == ()
     assert train("ppo", *PLAIN, "--network.hidden", "32,16").network.hidden == (32, 16)
@@ -155,6 +155,10 @@ def test_the_exit_code_says_how_a_run_ended_and_the_last_lines_how_well(monkeypa
         (("ppo", "stray"), "expected a flag (--name value), got 'stray'."),
         (("ppo", "--gamma"), "--gamma: expected one value, got none."),
         (("ppo", "--gamma", "0.9", "0.8"), "--gamma: expected one value, got 0.9 0.8."),
+        (
+            ("ppo", "--network.hidden", "--gamma", "0.9"),
+            "--network.hidden: expected values, got none (an empty list is",
+        ),
         (("ppo", "--gamma", "high"), "hyperparameters.gamma: expected a number, got 'high'."),
         (("ppo", "--video", "maybe"), "--video: expected true or false, got 'maybe'."),
         (("ppo", "--preset", "Humanoit"), "--preset: ppo has no preset 'Humanoit'; expected none or one of"),
@@ -164,6 +168,28 @@ def test_the_exit_code_says_how_a_run_ended_and_the_last_lines_how_well(monkeypa
 )
 def test_bad_arguments_are_refused_in_a_sentence(refused, arguments, said):
     assert said in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("seed: one", (), "{file}: seed: expected a whole number, got 'one'."),
+        ("seed: one\ngama: 1", ("--gamma", "0.9"), "{file}: 2 settings are wrong:"),
+        ("seed: 1", ("--gamma", "high"), "hyperparameters.gamma: expected a number, got 'high'."),
+        ("env: {num_envs: 4}", ("--num-minibatches", "33", "--preset", "none"), "hyperparameters.num_minibatches: "),
+        ("seed: one", ("--seed", "1", "--gamma", "0.9", "--run-dir"), "--run-dir: expected one value"),
+    ],
+)
+def test_a_file_is_named_where_it_is_wrong_and_not_where_flags_are(refused, tmp_path, text, flags, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert refused("ppo", "--config", str(file), *flags).startswith(said.format(file=file))
+
+
+def test_a_flag_may_correct_a_file(train, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: one")
+    assert train("ppo", "--config", str(file), "--seed", "1").seed == 1
 
 
 def test_all_unknown_flags_are_told_at_once(refused):

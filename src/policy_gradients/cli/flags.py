@@ -52,9 +52,14 @@ def read_request(arguments: Sequence[str], options: Iterable[str]) -> Request:
     named = {"algorithm": arguments[0]} if arguments and not arguments[0].startswith("-") else {}
     tokens = [token for token in arguments[len(named) :] if token not in ("-h", "--help")]
     given = read_flags(tokens, default_experiment(named.get("algorithm", Experiment.algorithm)), options)
-    file = load_mapping(Path(given.options["--config"])) if "--config" in given.options else {}
+    source = given.options.get("--config", "")
+    file = load_mapping(Path(source)) if "--config" in given.options else {}
     preset = given.options.get("--preset", "auto")
-    experiment, found = compose(file, named, given.settings, preset=preset)
+    try:
+        experiment, found = compose(file, named, given.settings, preset=preset)
+    except UserError:
+        compose(file, named, preset=preset, source=source)  # what is wrong without the flags is the file's
+        raise
     asked_for_help = len(tokens) + len(named) < len(arguments)
     return Request(experiment, found, given.options, asked_for_help, {**named, **given.settings})
 
@@ -140,6 +145,8 @@ def _value(flag: str, kind: Any, values: list[str]) -> Any:
     if kind is bool:
         return _switch(flag, values)
     if any(typing.get_origin(k) is tuple for k in (kind, *typing.get_args(kind))):
+        if not values:
+            raise UserError(f"{flag}: expected values, got none (an empty list is {flag}= without one).")
         items = [item for value in values for item in value.split(",") if item]
         return None if items == ["none"] else items
     return _single(flag, values)

@@ -69,12 +69,13 @@ def get_preset(algorithm: str, name: str) -> Preset:
     return known[name.lower()]
 
 
-def compose(*layers: Mapping[str, Any], preset: str = "auto") -> tuple[Experiment, Preset | None]:
+def compose(*layers: Mapping[str, Any], preset: str = "auto", source: str = "") -> tuple[Experiment, Preset | None]:
     """The experiment that layers of settings describe, later ones winning, over a preset, over the defaults.
 
     Args:
         *layers: Sparse settings, nested as in an Experiment.
         preset: "auto" for the one of the environment, "none", or a name.
+        source: Where the layers came from, for messages.
 
     Returns:
         The experiment, and the preset that it stands on, if any.
@@ -98,7 +99,7 @@ def compose(*layers: Mapping[str, Any], preset: str = "auto") -> tuple[Experimen
         and _steps_on_gpu(env)
     ):
         found = found.on_gpu()
-    return parse_experiment(merge(found.settings if found else {}, asked)), found
+    return parse_experiment(merge(found.settings if found else {}, asked), source), found
 
 
 def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
