@@ -2,6 +2,7 @@
 
 import socket
 
+import jax
 import pytest
 
 from policy_gradients.cli import distributed
@@ -13,6 +14,11 @@ BAD = {
     "no port": (["--coordinator=a", "--num-processes=2", "--process-id=0"], "expected HOST:PORT or auto, got 'a'"),
     "no such port": (["--coordinator=a:70000", "--num-processes=2", "--process-id=0"], "HOST:PORT or auto, got 'a:70"),
     "no such process": (["--coordinator=a:1", "--num-processes=2", "--process-id=2"], "a number from 0 to 1, got 2"),
+    "no processes": (
+        ["--coordinator=a:1", "--num-processes=0", "--process-id=0"],
+        "--num-processes: expected 1 or more",
+    ),
+    "port 0": (["--coordinator=a:0", "--num-processes=1", "--process-id=0"], "expected HOST:PORT or auto, got 'a:0'"),
     "no number": (["--coordinator=a:1", "--num-processes=two", "--process-id=0"], "expected a whole number, got 'two'"),
     "no value": (["--coordinator"], "expected one value, got none"),
 }
@@ -34,3 +40,28 @@ def test_a_coordinator_that_nobody_is_at_is_given_up(monkeypatch, capsys):
     with pytest.raises(UserError, match=f"nobody listened at {where}"):
         distributed.join({"--coordinator": where, "--num-processes": "2", "--process-id": "1"})
     assert "Process 1 of 2 waits for process 0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def first(monkeypatch):
+    """`first("host:1")` joins as process 0, without JAX."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
+    return lambda where: distributed.join({"--coordinator": where, "--num-processes": "2", "--process-id": "0"})
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
+def test_a_first_process_whose_name_means_nothing_does_not_wait(host, first):
+    with pytest.raises(UserError, match=f"^--coordinator: cannot find the address of '{host}' .*; give this machine's"):
+        first(f"{host}:9000")
+
+
+def test_a_port_at_which_somebody_listens_is_not_shared(first, capsys):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as the other process 0 does
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"^--coordinator: somebody already listens at {where}; does another proc"):
+            first(where)
+    first(where)
+    assert f"Process 0 of 2 waits for the others at {where}" in capsys.readouterr().err

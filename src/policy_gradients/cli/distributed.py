@@ -1,5 +1,6 @@
 """Joining the other processes of a run, from the command line."""
 
+import errno
 import socket
 import sys
 import time
@@ -76,15 +77,18 @@ def join(options: Mapping[str, str | None]) -> None:
 
 def _meet(coordinator_address: str, num_processes: int, process_id: int) -> None:
     """Says for whom this process waits, and waits until the first one listens."""
+    name, _, port = coordinator_address.rpartition(":")
+    where = name.strip("[]"), int(port)
+    if process_id == 0:
+        _check_free(coordinator_address, *where)
     whom = "process 0" if process_id else "the others"
     print(f"Process {process_id} of {num_processes} waits for {whom} at {coordinator_address} …", file=sys.stderr)
     if process_id == 0:
         return
-    host, _, port = coordinator_address.rpartition(":")
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection(where, timeout=5).close()
             return
         except OSError as error:
             if time.monotonic() > until:
@@ -95,11 +99,36 @@ def _meet(coordinator_address: str, num_processes: int, process_id: int) -> None
         time.sleep(0.2)
 
 
+def _check_free(address: str, host: str, port: int) -> None:
+    """Refuses what would have the first process wait for others that cannot come.
+
+    JAX's service would share a port with another one, and ask for a name's address for minutes.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--coordinator: cannot find the address of {host!r} ({error}); give this machine's name or address."
+        ) from error
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier run do not count
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(f"--coordinator: cannot listen at {address} ({error.strerror}).") from error
+            raise UserError(
+                f"--coordinator: somebody already listens at {address}; does another process have --process-id 0?"
+            ) from error
+
+
 def _address(given: Mapping[str, str]) -> dict[str, Any]:
     host, _, port = given["--coordinator"].rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise UserError(f"--coordinator: expected HOST:PORT or auto, got {given['--coordinator']!r}.")
     count, index = (_number(name, given[name]) for name in ("--num-processes", "--process-id"))
+    if count < 1:
+        raise UserError(f"--num-processes: expected 1 or more, got {count}.")
     if not 0 <= index < count:
         raise UserError(f"--process-id: expected a number from 0 to {count - 1}, got {index}.")
     return {"coordinator_address": given["--coordinator"], "num_processes": count, "process_id": index}
