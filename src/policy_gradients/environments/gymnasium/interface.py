@@ -42,7 +42,7 @@ def reset(env: Any, seed: int | None = None) -> Any:
         if _of_a_wrapper(error):
             raise Mistake(f"reset returned other than {_RESET} ({error})") from error
         raise
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         raise Mistake(f"reset returned {_came(result)}, expected {_RESET}")
     return result[0]
 
@@ -55,7 +55,7 @@ def step(env: Any, action: Any) -> tuple[Any, float, bool, bool]:
         if _of_a_wrapper(error):
             raise Mistake(f"step returned other than {_STEP} ({error})") from error
         raise
-    if not isinstance(result, tuple) or len(result) != 5:
+    if not isinstance(result, tuple | list) or len(result) != 5:
         raise Mistake(f"step returned {_came(result)}, expected {_STEP}")
     obs, reward, terminated, truncated, _ = result
     return obs, _number(reward), bool(terminated), bool(truncated)
@@ -66,7 +66,7 @@ _STEP = "(obs, reward, terminated, truncated, info), where the old `done` is two
 
 
 def _came(result: Any) -> str:
-    return f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+    return f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
 
 
 def _of_a_wrapper(error: Exception) -> bool:
