@@ -268,8 +268,12 @@ def test_the_program_answers_in_words_and_in_bytes(toy_bundle: Path, tmp_path: P
     )
     raw = subprocess.run([program, "-b"], input=rows.tobytes(), capture_output=True, check=True)
     np.testing.assert_allclose(np.frombuffer(raw.stdout, np.float32).reshape(2, 3), expected, atol=1e-5)
-    refused = subprocess.run([program], input="1 2 nan 4 5", capture_output=True, text=True, check=False)
-    assert refused.returncode == 0 and refused.stdout == ""  # the end of the observations
+    for bad in ("1 2 nan 4 5", "1 2 three 4 5", words + " 1 2"):
+        refused = subprocess.run([program], input=bad, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1 and len(refused.stdout.splitlines()) == (2 if bad.startswith(words) else 0)
+        assert refused.stderr.endswith("refused: an observation is 5 numbers, all of them finite\n")
+    cut = subprocess.run([program, "-b"], input=rows.tobytes()[:-1], capture_output=True, check=False)
+    assert cut.returncode == 1 and b"refused" in cut.stderr
 
 
 def test_frames_are_pushed_as_the_environment_stacks_them(make_agent: Make, tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ def _names(description: PolicyDescription, layers: Sequence[Layer], prefix: str,
     observation, action = description.observation, description.action
     size = math.prod(observation.shape)
     buffer_a, buffer_b, last, calls = _calls(layers, size)
-    castable = "is_finite(number) != 0"
+    castable, of_range = "is_finite(number) != 0", ", all of them finite"
     if observation.dtype == "uint8":
-        castable = "(number >= 0.0F) && (number <= 255.0F)"
+        castable, of_range = "(number >= 0.0F) && (number <= 255.0F)", " from 0 to 255"
     frame = observation.shape[-1] // observation.frames if observation.shape else 1
     return {
         "title": _title(description),
@@ -114,6 +114,7 @@ def _names(description: PolicyDescription, layers: Sequence[Layer], prefix: str,
         "obs_type": "unsigned char" if observation.dtype == "uint8" else "float",
         "action_type": "int" if action.kind == "discrete" else "float",
         "castable": castable,
+        "of_range": of_range,
         "in_units": "" if action.kind == "discrete" else "; within the simulator's bounds",
         "noise": "standard Gumbel" if action.kind == "discrete" else "standard normal",
         "distribution": "the logits" if action.kind == "discrete" else "means, then log sigma, before the action map",

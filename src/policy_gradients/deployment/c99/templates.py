@@ -230,16 +230,22 @@ MAIN = Template("""\
  * With -b: raw ${prefix}_obs in, raw ${prefix}_action out, for other programs. */
 #include <stdio.h>
 
+/* 1: one was read; 0: there are no more; -1: what came is none. */
 static int next_observation(${prefix}_obs *obs, int binary)
 {
     int i = 0;
     if (binary != 0) {
-        return (fread(obs, sizeof(${prefix}_obs), ${PREFIX}_OBS_SIZE, stdin) == (size_t)${PREFIX}_OBS_SIZE) ? 1 : 0;
+        const size_t got = fread(obs, sizeof(${prefix}_obs), ${PREFIX}_OBS_SIZE, stdin);
+        return (got == (size_t)${PREFIX}_OBS_SIZE) ? 1 : ((got == 0U) ? 0 : -1);
     }
     while (i < ${PREFIX}_OBS_SIZE) {
-        float number;
-        if ((scanf("%f", &number) != 1) || !($castable)) {
+        float number = 0.0F;
+        const int got = scanf("%f", &number);
+        if ((got == EOF) && (i == 0)) {
             return 0;
+        }
+        if ((got != 1) || !($castable)) {
+            return -1;
         }
         obs[i] = (${prefix}_obs)number;
         i++;
@@ -254,6 +260,7 @@ int main(int argc, char **argv)
     static ${prefix}_action action[${PREFIX}_ACTION_SIZE];
     const int binary = ((argc > 1) && (argv[1][0] == '-') && (argv[1][1] == 'b')) ? 1 : 0;
     int status = ${PREFIX}_OK;
+    int found;
     int i;
     if (binary == 0) {
         status = ${prefix}_selftest(&scratch);
@@ -263,7 +270,7 @@ int main(int argc, char **argv)
             return status;
         }
     }
-    while (next_observation(obs, binary) != 0) {
+    for (found = next_observation(obs, binary); found > 0; found = next_observation(obs, binary)) {
         status = ${prefix}_act(obs, action, &scratch);
         if (status != ${PREFIX}_OK) {
             (void)fprintf(stderr, "refused: %d\\n", status);
@@ -278,6 +285,10 @@ int main(int argc, char **argv)
             (void)printf((i > 0) ? " %.9g" : "%.9g", (double)action[i]);
         }
         (void)printf("\\n");
+    }
+    if (found < 0) {
+        (void)fprintf(stderr, "refused: an observation is %d numbers$of_range\\n", ${PREFIX}_OBS_SIZE);
+        return ${PREFIX}_BAD_OBSERVATION;
     }
     return ${PREFIX}_OK;
 }
