@@ -222,6 +222,28 @@ def test_the_log_prob_of_the_stored_action_is_the_stored_one(subject, history):
     np.testing.assert_allclose(recompute(learner, trajectory), trajectory.log_prob, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["reinforce", "a2c", "ppo"])
+def test_a_linear_entropy_bonus_falls_to_0_with_the_run(name):
+    """Counted in environment steps at the update's start, so that an update is one with what is left of c_H."""
+    plain, total_steps = make_subject(name, "normal"), 100 * T * N
+    begun, carry = plain.begin(3)
+    _, trajectory = plain.rollout(KEY, begun.params, begun.statistics, carry)
+
+    @partial(jax.jit, static_argnums=1)
+    def learnt(entropy_coef, schedule, done):
+        config = replace(plain.config, entropy_coef=entropy_coef, entropy_schedule=schedule)
+        learner = begun._replace(step=begun.step.add(done))
+        update = CONSTRUCTORS[name](plain.agent, config, num_envs=N, total_steps=total_steps).update
+        return update(KEY, learner, trajectory)[0].opt_state  # a first step of Adam has the gradient's signs alone
+
+    full = learnt(0.4, "constant", 0)
+    for done, left in ((0, 1.0), (75 * T * N, 0.25), (101 * T * N, 0.0)):
+        falling = learnt(0.4, "linear", done)
+        assert_close(falling, learnt(0.4 * left, "constant", done), rtol=1e-5, atol=1e-8)
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), falling, full)
+        assert (max(jax.tree.leaves(moved)) > 1e-6) == (left < 1), "the bonus shows in the gradient"
+
+
 def test_an_update_keeps_the_structure_shapes_and_dtypes_of_the_state(history):
     """Trap 40: a leaf that changes its dtype, or becomes weakly typed, recompiles the program."""
     describe = lambda tree: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]  # noqa: E731

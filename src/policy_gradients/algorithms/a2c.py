@@ -27,6 +27,7 @@ class A2CConfig:
         gae_lambda: λ of the advantage estimate. Not in the paper, which has 1: 0.95 learns faster on MuJoCo.
         value_coef: c_V, weight of the critic's loss.
         entropy_coef: c_H, weight of the entropy bonus.
+        entropy_schedule: "constant", or "linear": c_H falls to 0 over the run's environment steps.
         max_grad_norm: Bound on the global norm of the gradient.
         advantages: Standardise them per "batch", or "none".
         rms_decay: α of RMSprop, the memory of squared gradients.
@@ -41,6 +42,7 @@ class A2CConfig:
     gae_lambda: float = 0.95
     value_coef: float = 0.5
     entropy_coef: float = 0.0
+    entropy_schedule: Literal["constant", "linear"] = "constant"
     max_grad_norm: float = 0.5
     advantages: Literal["none", "batch"] = "none"
     rms_decay: float = 0.99
@@ -74,10 +76,10 @@ def a2c(agent: ActorCritic, config: A2CConfig, *, num_envs: int, total_steps: in
         agent: The networks.
         config: Hyperparameters.
         num_envs: N, environments in a trajectory.
-        total_steps: Environment steps of the whole run, for the linear schedule.
+        total_steps: Environment steps of the whole run, for the schedules.
     """
     optimizer = rmsprop(config)
-    loss = partial(a2c_loss, agent, config)
+    loss = partial(a2c_loss, agent)
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         del key  # nothing is drawn

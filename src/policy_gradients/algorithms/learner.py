@@ -1,6 +1,8 @@
 """What the algorithms share: how a learner begins, how its critic judges a rollout, and how an update ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from policy_gradients.algorithms.diagnostics import learning_metrics
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.advantages import gae
 from policy_gradients.estimation.batches import Batch, known_zero, masked_means, pool
-from policy_gradients.optimization.schedules import current_rate
+from policy_gradients.optimization.schedules import current_rate, linear
 from policy_gradients.types import ActorCritic, Array, Distribution, Key, LearnerState, Metrics, Params, Transition
 
 
@@ -66,6 +68,13 @@ def _values_after(agent: ActorCritic, params: Params, seen: Transition, value: A
     return jax.lax.cond(missing, lambda: agent.value(params, seen.next_obs), lambda: known)
 
 
+def with_current_bonus(config: Any, state: LearnerState, total_steps: int) -> Any:
+    """The hyperparameters with c_H as its schedule has it at the start of this update."""
+    if config.entropy_schedule == "constant" or known_zero(config.entropy_coef):
+        return config
+    return replace(config, entropy_coef=linear(config.entropy_coef, state.step.as_float(), total_steps))
+
+
 def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array | float:
     """c_H ⟨H⟩ over valid rows; the entropy is not computed where c_H is known to be 0."""
     if known_zero(config.entropy_coef):
@@ -115,7 +124,7 @@ def one_step(
     optimizer: optax.GradientTransformation,
     config: Any,
     total_steps: int,
-    loss: Callable[[Params, Batch], tuple[Array, Array]],
+    loss: Callable[[Any, Params, Batch], tuple[Array, Array]],
     state: LearnerState,
     batch: Batch,
 ) -> tuple[LearnerState, Metrics]:
@@ -124,12 +133,13 @@ def one_step(
     Args:
         optimizer: Without a learning rate.
         config: The algorithm's hyperparameters.
-        total_steps: Environment steps of the whole run, for the schedule.
-        loss: (params, batch) -> loss and `LOSS_METRICS` [2].
+        total_steps: Environment steps of the whole run, for the schedules.
+        loss: (config, params, batch) -> loss and `LOSS_METRICS` [2].
         state: The learner.
         batch: Leading axes [T, N].
     """
-    (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, pool(batch))
+    objective = partial(loss, with_current_bonus(config, state, total_steps))
+    (value, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, pool(batch))
     rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
     learner = state.params, state.opt_state
     (params, opt_state), checks = descend(optimizer, config.max_grad_norm, rate, learner, value, gradient)

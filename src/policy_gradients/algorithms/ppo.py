@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from policy_gradients.algorithms.learner import STEP_METRICS, descend, entropy_bonus, finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import (
+    STEP_METRICS,
+    descend,
+    entropy_bonus,
+    finish_update,
+    init_learner,
+    judge,
+    with_current_bonus,
+)
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, standardize
 from policy_gradients.optimization.schedules import Schedule, current_rate, kl_adaptive
@@ -37,6 +45,7 @@ class PPOConfig:
         value_clip_eps: ε_V, the same for the critic, or None (arXiv 2006.05990 finds that clipping values hurts).
         value_coef: c_V, weight of the critic's loss.
         entropy_coef: c_H, weight of the entropy bonus.
+        entropy_schedule: "constant", or "linear": c_H falls to 0 over the run's environment steps.
         max_grad_norm: Bound on the global norm of the gradient.
         target_kl: KL per update, nats: epochs stop past 1.5 times it, or the learning rate follows it.
         advantages: Standardise them per "batch", per "minibatch", or "none".
@@ -56,6 +65,7 @@ class PPOConfig:
     value_clip_eps: float | None = None
     value_coef: float = 0.5
     entropy_coef: float = 0.0
+    entropy_schedule: Literal["constant", "linear"] = "constant"
     max_grad_norm: float = 0.5
     target_kl: float | None = None
     advantages: Literal["none", "batch", "minibatch"] = "minibatch"
@@ -92,18 +102,18 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
         agent: The networks.
         config: Hyperparameters.
         num_envs: N, environments in a trajectory.
-        total_steps: Environment steps of the whole run, for the linear schedule.
+        total_steps: Environment steps of the whole run, for the schedules.
     """
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_eps))
-    loss_and_gradient = jax.value_and_grad(partial(ppo_loss, agent, config), has_aux=True)
     target_kl = math.inf if config.target_kl is None else config.target_kl
     stop_at = math.inf if config.lr_schedule in ("kl_adaptive", "kl_update") else STOP_AT * target_kl
 
-    def gradient_step(carry: tuple, batch: Batch) -> tuple[tuple, Array]:
+    def gradient_step(config: PPOConfig, carry: tuple, batch: Batch) -> tuple[tuple, Array]:
         learner, rate = carry
         if config.advantages == "minibatch":
             batch = batch._replace(advantage=standardize(batch.advantage, batch.valid))
-        (loss, parts), gradient = loss_and_gradient(learner[0], batch)
+        objective = partial(ppo_loss, agent, config)
+        (loss, parts), gradient = jax.value_and_grad(objective, has_aux=True)(learner[0], batch)
         learner, checks = descend(optimizer, config.max_grad_norm, rate, learner, loss, gradient)
         if config.lr_schedule == "kl_adaptive":
             rate = kl_adaptive(rate, parts[3], target_kl)
@@ -113,6 +123,7 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
         statistics, keys = state.statistics, jax.random.split(key, config.num_epochs)
         seen = norm.normalize_transition(config.normalization, statistics, trajectory)
         first = judge(agent, config, state.params, statistics, seen)
+        current = with_current_bonus(config, state, total_steps)
 
         def epoch(carry: tuple) -> tuple:
             index, learner, sums, _ = carry
@@ -123,7 +134,7 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
                 judged = judged._replace(advantage=standardize(judged.advantage, seen.valid))
             batch = Batch(seen.obs, seen.action, seen.log_prob, *judged, seen.valid)
             minibatches = shuffle(keys[index], flatten(batch), config.num_minibatches)
-            learner, steps = jax.lax.scan(gradient_step, learner, minibatches)
+            learner, steps = jax.lax.scan(partial(gradient_step, current), learner, minibatches)
             return index + 1, learner, sums + jnp.mean(steps, axis=0), jnp.mean(steps[:, 3])
 
         def goes_on(carry: tuple) -> Array:

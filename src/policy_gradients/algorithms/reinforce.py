@@ -29,6 +29,7 @@ class REINFORCEConfig:
         gamma: γ, the discount. The factor γ^t of the gradient is dropped, as everybody does.
         value_coef: c_V, weight of the critic's loss; without effect for the baseline "mean".
         entropy_coef: c_H, weight of the entropy bonus.
+        entropy_schedule: "constant", or "linear": c_H falls to 0 over the run's environment steps.
         max_grad_norm: Bound on the global norm of the gradient.
         adam_eps: ε of Adam.
         normalization: What is normalised. `value` keeps the running mean and standard deviation of returns, which the
@@ -42,6 +43,7 @@ class REINFORCEConfig:
     gamma: float = 0.99
     value_coef: float = 0.5
     entropy_coef: float = 0.0
+    entropy_schedule: Literal["constant", "linear"] = "constant"
     max_grad_norm: float = 0.5
     adam_eps: float = 1e-8
     normalization: norm.NormalizationConfig = field(
@@ -90,7 +92,7 @@ def reinforce(agent: ActorCritic, config: REINFORCEConfig, *, num_envs: int, tot
         agent: The networks; the baseline "mean" leaves the critic as it is.
         config: Hyperparameters.
         num_envs: N, environments in a trajectory.
-        total_steps: Environment steps of the whole run, for the linear schedule.
+        total_steps: Environment steps of the whole run, for the schedules.
 
     Raises:
         UserError: The baseline "mean" without `normalization.value`, which keeps the mean.
@@ -99,7 +101,7 @@ def reinforce(agent: ActorCritic, config: REINFORCEConfig, *, num_envs: int, tot
     if pure and not config.normalization.value:
         raise UserError("baseline 'mean' is the running mean of returns; set normalization.value, which keeps it.")
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_eps))
-    loss = partial(reinforce_loss, agent, config)
+    loss = partial(reinforce_loss, agent)
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         del key  # nothing is drawn
