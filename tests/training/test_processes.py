@@ -59,7 +59,7 @@ def start(tmp_path):
         for index in range(2):
             own = [f"--coordinator={where}", "--num-processes=2", f"--process-id={index}", *(extra if index else ())]
             process = subprocess.Popen(
-                [sys.executable, "-m", "policy_gradients.cli", *map(str, arguments), *own], cwd=tmp_path, text=True,
+                [sys.executable, "-m", "policy_gradients", *map(str, arguments), *own], cwd=tmp_path, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=settings | (second if index else {}),
             )  # fmt: skip
             started.append(process)

@@ -1,4 +1,4 @@
-"""`python -m policy_gradients.cli` is `policy-gradients`."""
+"""`python -m policy_gradients` is `policy-gradients`."""
 
 import sys
 
