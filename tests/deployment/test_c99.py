@@ -1,6 +1,7 @@
 """The generated C: every bit as the NumPy arithmetic says, silent compilers, and what it refuses."""
 
 import ctypes
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -212,6 +213,22 @@ def test_an_output_that_overflows_is_refused(make_agent: Make, tmp_path: Path) -
         policy(np.full(5, 3e38, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [({"hidden": (2, 2), "activation": "relu"}, 3e38), ({"hidden": (4,), "layer_norm": True}, 1e25)],
+)
+def test_an_overflow_that_a_later_layer_would_hide_is_refused(
+    make_agent: Make, network: dict[str, Any], size: float, tmp_path: Path
+) -> None:
+    import jax
+
+    agent = make_agent(NetworkConfig(**network), obs_clip=3e38)
+    agent = agent._replace(params=jax.tree.map(lambda leaf: 10 * leaf, agent.params))
+    policy = load_c_policy(agent.write(tmp_path / "policy"))
+    with pytest.raises(UserError, match="output is not finite"):
+        policy(np.full(5, size, np.float32))
+
+
 def test_draws_are_those_of_the_numpy_runtime(toy_bundle: Path, c_policy: CPolicy) -> None:
     obs = np.zeros(5)
     drawn = c_policy(obs, deterministic=False, rng=np.random.default_rng(1))
@@ -250,6 +267,73 @@ def test_the_self_test_finds_contracted_arithmetic_and_wrong_answers(toy_bundle:
         CPolicy(compile_c(source, tmp_path / "wrong.so"), bundle.description)
 
 
+def compile_bundle(path: Path, folder: Path) -> Path:
+    return compile_c(write_c(read_bundle(path), folder)[1], folder / "policy.so")
+
+
+def test_a_library_with_other_sizes_is_refused_before_memory_is_made_for_it(
+    make_agent: Make, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_agent(NetworkConfig(hidden=(9,)), box(-np.inf, np.inf, (17,))).write(tmp_path / "other")
+    library = compile_bundle(other, tmp_path / "c")
+    monkeypatch.setattr(build, "_Memory", lambda *_: pytest.fail("memory was made"))
+    with pytest.raises(UserError, match=r"expected 5 float32 in, 3 float32 out.*not 17 float32 in.*compile the policy"):
+        CPolicy(library, read_bundle(toy_bundle).description)
+
+
+def test_a_library_compiled_before_the_policy_was_trained_again_is_refused(toy: Agent, tmp_path: Path) -> None:
+    library = compile_bundle(toy.write(tmp_path / "policy", total_timesteps=1000), tmp_path / "c")
+    same, again = tmp_path / "policy", toy.write(tmp_path / "again", total_timesteps=2000)
+    assert CPolicy(library, read_bundle(same).description).exact
+    with pytest.raises(UserError, match="is not the policy of this description"):
+        CPolicy(library, read_bundle(again).description)
+
+
+def test_a_library_that_does_not_say_which_policy_it_is_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(toy_bundle)
+    for path in write_c(bundle, tmp_path / "c"):
+        path.write_text(path.read_text().replace("policy_identity", "policy_else"))
+    library = compile_c(tmp_path / "c" / "policy.c", tmp_path / "policy.so")
+    with pytest.raises(UserError, match=r"policy\.so does not say which policy it is.*compile it again"):
+        CPolicy(library, bundle.description)
+
+
+def test_what_is_no_policy_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy.so").write_text("not a library")
+    with pytest.raises(UserError, match="is not a policy compiled from C"):
+        CPolicy(tmp_path / "policy.so", read_bundle(toy_bundle).description)
+
+
+def test_a_full_disk_leaves_the_files_of_the_export_before(make_agent: Make, toy_bundle: Path, tmp_path: Path) -> None:
+    header, source = write_c(read_bundle(toy_bundle), tmp_path / "c")
+    before = header.read_bytes(), source.read_bytes()
+    larger = read_bundle(make_agent(NetworkConfig(hidden=(16, 16))).write(tmp_path / "larger"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[0]) + 1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="the C files cannot be written"):
+            write_c(larger, tmp_path / "c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (header.read_bytes(), source.read_bytes()) == before
+    assert sorted((tmp_path / "c").iterdir()) == [source, header]
+
+
+def test_both_files_of_an_export_are_replaced_or_none(make_agent: Make, toy_bundle: Path, tmp_path: Path) -> None:
+    header, source = write_c(read_bundle(toy_bundle), tmp_path / "c")
+    before = header.read_bytes()
+    source.unlink()
+    source.mkdir()
+    larger = read_bundle(make_agent(NetworkConfig(hidden=(16, 16))).write(tmp_path / "larger"))
+    with pytest.raises(UserError, match="the C files cannot be written"):
+        write_c(larger, tmp_path / "c")
+    assert header.read_bytes() == before
+    assert sorted((tmp_path / "c").iterdir()) == [source, header]
+    source.rmdir()
+    assert [path.read_text() for path in write_c(larger, tmp_path / "c")] == list(c_source(larger).values())
+    assert sorted((tmp_path / "c").iterdir()) == [source, header]
+
+
 def test_fast_math_does_not_compile(toy_bundle: Path, tmp_path: Path) -> None:
     source = write_c(read_bundle(toy_bundle), tmp_path / "c")[1]
     with pytest.raises(UserError, match=r"cannot compile policy\.c"):
@@ -260,7 +344,7 @@ def test_the_program_answers_in_words_and_in_bytes(toy_bundle: Path, tmp_path: P
     bundle = read_bundle(toy_bundle)
     program = compile_c(write_c(bundle, tmp_path / "c")[1], tmp_path / "program", main="policy")
     rows, expected = bundle.golden["obs"][10:12], load_policy(toy_bundle)(bundle.golden["obs"][10:12])
-    words = " ".join(str(number) for number in rows.reshape(-1))
+    words = "\n".join(" ".join(map(str, row)) for row in rows)
     said = subprocess.run([program], input=words, capture_output=True, text=True, check=True)
     assert said.stderr == "self-test: every bit right\n"
     np.testing.assert_allclose(
@@ -268,12 +352,91 @@ def test_the_program_answers_in_words_and_in_bytes(toy_bundle: Path, tmp_path: P
     )
     raw = subprocess.run([program, "-b"], input=rows.tobytes(), capture_output=True, check=True)
     np.testing.assert_allclose(np.frombuffer(raw.stdout, np.float32).reshape(2, 3), expected, atol=1e-5)
-    for bad in ("1 2 nan 4 5", "1 2 three 4 5", words + " 1 2"):
+    for bad in ("1 2 nan 4 5", "1 2 three 4 5", words + "\n1 2"):
         refused = subprocess.run([program], input=bad, capture_output=True, text=True, check=False)
         assert refused.returncode == 1 and len(refused.stdout.splitlines()) == (2 if bad.startswith(words) else 0)
-        assert refused.stderr.endswith("refused: an observation is 5 numbers, all of them finite\n")
-    cut = subprocess.run([program, "-b"], input=rows.tobytes()[:-1], capture_output=True, check=False)
-    assert cut.returncode == 1 and b"refused" in cut.stderr
+        assert refused.stderr.endswith("an observation is 5 numbers, all of them finite\n")
+    for bad, sentence in ((-1, b"row 2 has 19 bytes"), (-18, b"row 2 has 2 bytes")):
+        cut = subprocess.run([program, "-b"], input=rows.tobytes()[:bad], capture_output=True, check=False)
+        assert cut.returncode == 1 and cut.stderr == b"refused: " + sentence + b"; an observation is 20 bytes\n"
+
+
+@pytest.fixture(scope="module")
+def program(toy: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("program")
+    source = write_c(read_bundle(toy.write(folder / "policy")), folder)[1]
+    return compile_c(source, folder / "program", flags=("-std=c99", "-O1", "-ffp-contract=off"), main="policy")
+
+
+def answers(program: Path, rows: str) -> tuple[int, int, str]:
+    """The program's exit code, how many actions it wrote, and the last line of what else it said."""
+    done = subprocess.run([program], input=rows.encode(), capture_output=True, check=False)
+    return done.returncode, len(done.stdout.splitlines()), done.stderr.decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "actions", "said"),
+    [
+        ("1 2 3 4\n1 2 3 4\n1 2\n", 0, "row 1 has 4 numbers"),
+        ("1 2 3 4 5\n\n1 2 3 4 5 6\n", 1, "row 2 has 6 numbers"),
+        ("1 2 3 4 5 1 2 3 4 5\n", 0, "row 1 has 10 numbers"),
+        ("1 2 3 4 5\n1 2 3 4 5\n7", 2, "row 3 has 1 numbers"),
+        ("1 2 3 4 5\n1 2 inf 4 5\n", 1, "number 3 of row 2 does not fit"),
+        ("1 2 3 4 five\n", 0, "number 5 of row 1 does not fit"),
+        ("1,2,3,4,5\n", 0, "number 1 of row 1 does not fit"),
+        ("1 2 3 4-5 6\n", 0, "number 4 of row 1 does not fit"),
+        ("1 2 3 4 " + "5" * 500 + "\n", 0, "number 5 of row 1 does not fit"),
+        ("1 2 3 4 5e\n", 0, "number 5 of row 1 does not fit"),
+    ],
+)
+def test_a_row_that_is_no_observation_is_refused_by_its_number(
+    program: Path, rows: str, actions: int, said: str
+) -> None:
+    expected = f"refused: {said}; an observation is 5 numbers, all of them finite"
+    assert answers(program, rows) == (1, actions, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "actions"),
+    [
+        ("", 0),
+        ("\n \n\r\n", 0),
+        ("1 2 3 4 5", 1),
+        ("1 2 3 4 5\r\n1 2 3 4 5\r\n", 2),
+        ("\n\t1\t2  3 4 5 \n\n \n1e0 0x2 +3 4. .5\n\n", 2),
+    ],
+)
+def test_a_row_ends_with_its_line(program: Path, rows: str, actions: int) -> None:
+    assert answers(program, rows) == (0, actions, "self-test: every bit right")
+
+
+def test_a_row_is_answered_as_its_numbers_are(program: Path) -> None:
+    asked = [b"1 2 3 4 5\n-1 0 1 2 3\n", b"\r\n1\t2 3 4 5\r\n\r\n -1 0 1 2 3"]
+    plain, odd = (subprocess.run([program], input=rows, capture_output=True, check=True).stdout for rows in asked)
+    assert plain == odd and len(set(plain.splitlines())) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [[], ["-b"]])
+def test_actions_that_cannot_be_written_are_an_error(program: Path, arguments: list[str]) -> None:
+    rows = np.ones(5, np.float32).tobytes() if arguments else b"1 2 3 4 5\n"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([program, *arguments], input=rows, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, b"the actions cannot be written")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-b"]])
+def test_observations_that_cannot_be_read_are_an_error(program: Path, arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"'{program}' {' '.join(arguments)} < '{tmp_path}'", shell=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, b"the observations cannot be read")
+
+
+@pytest.mark.parametrize("arguments", [["--foo"], ["-bb"], ["-"], [""], ["-b", "-b"], ["-b", "rows.txt"]])
+def test_an_unknown_argument_is_answered_with_the_usage(program: Path, arguments: list[str]) -> None:
+    done = subprocess.run([program, *arguments], input=b"", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.startswith(b"usage: policy [-b]")
 
 
 def test_frames_are_pushed_as_the_environment_stacks_them(make_agent: Make, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def halvings_for(bound: float) -> int:
 
 
 def _relu(x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, np.float32(0))
+    return np.where(x > 0, x, np.where(x <= 0, np.float32(0), x))  # a NaN stays one
 
 
 def _leaky_relu(x: np.ndarray) -> np.ndarray:

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from policy_gradients.deployment.bundle import Bundle, read_bundle
-from policy_gradients.deployment.c99.source import c_source, scratch_size
+from policy_gradients.deployment.c99.files import write_together
+from policy_gradients.deployment.c99.source import c_source, identity, scratch_size
 from policy_gradients.deployment.description import PolicyDescription
 from policy_gradients.deployment.memory import aligned
+from policy_gradients.deployment.numpy_policy import chosen_source, noise_source
 from policy_gradients.deployment.observations import ObservationCheck, RefusedObservation
 from policy_gradients.errors import UserError
 
@@ -45,19 +47,19 @@ def find_compiler(name: str | None = None) -> str:
 def write_c(bundle: Bundle, folder: str | Path, prefix: str = "policy") -> list[Path]:
     """Writes `<prefix>.c` and `<prefix>.h` into a folder, which is made if it is not there; their paths.
 
+    Files that are there already are replaced, both or none: a disk that is full leaves the old ones.
+
     Raises:
         UserError: As `c_source`, or the folder cannot be written.
     """
     folder = Path(folder)
+    files = {folder / name: text.encode("ascii") for name, text in c_source(bundle, prefix).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for name, text in c_source(bundle, prefix).items():
-            (folder / name).write_text(text, encoding="ascii")
-            paths.append(folder / name)
+        write_together(files)
     except OSError as error:
         raise UserError(f"{folder}: the C files cannot be written: {error.strerror}.") from None
-    return paths
+    return list(files)
 
 
 def compile_c(
@@ -117,7 +119,7 @@ class CPolicy:
     released while C computes.
 
     Args:
-        library: The shared library.
+        library: The shared library. Its memory is the caller's, so one of another policy is refused before it acts.
         description: Of the bundle that it was generated from.
         prefix: Of its names.
         seed: Seed of the policy's own noise; None draws one from the system.
@@ -126,7 +128,7 @@ class CPolicy:
         exact: Whether the self-test found every bit right.
 
     Raises:
-        UserError: The library cannot be loaded, or its self-test fails.
+        UserError: The library cannot be loaded, it is that of another policy, or its self-test fails.
     """
 
     def __init__(
@@ -135,14 +137,9 @@ class CPolicy:
         self.description = description
         self._observation = ObservationCheck(description.observation)
         self._shape, self._dtype = description.observation.shape, np.dtype(description.observation.dtype)
-        self._rng = np.random.default_rng(seed)
-        try:
-            loaded = ctypes.CDLL(str(Path(library).resolve()))
-            functions = [getattr(loaded, f"{prefix}_{name}") for name in ("act", "sample", "distribution", "selftest")]
-        except (OSError, AttributeError) as error:
-            raise UserError(f"{library} is not a policy compiled from C: {error}.") from None
-        for function, count in zip(functions, (3, 4, 3, 1), strict=True):
-            function.argtypes, function.restype = [ctypes.c_void_p] * count, ctypes.c_int
+        self._rng = noise_source(seed)
+        loaded, functions = _load(library, prefix)
+        _check_identity(library, loaded, prefix, description)
         self._act, self._sample, self._distribution, selftest = functions
         self._memory = _Memory(description, self._act)
         self._discrete = description.action.kind == "discrete"
@@ -166,7 +163,7 @@ class CPolicy:
                 if status:
                     _refuse(status)  # C itself refuses what is not finite
                 return answer()
-        x, rng = self._observation(np.asarray(obs)), None if deterministic else rng or self._rng
+        x, rng = self._observation(obs), None if deterministic else chosen_source(rng, self._rng)
         if x.ndim == len(self._shape):
             return self._one(x, rng)
         like = np.int64(0) if self._discrete else self._memory.action
@@ -174,7 +171,7 @@ class CPolicy:
 
     def distribution(self, obs: ArrayLike) -> dict[str, np.ndarray]:
         """As `NumpyPolicy.distribution`."""
-        x = self._observation(np.asarray(obs))
+        x = self._observation(obs)
         if x.ndim == len(self._shape):
             numbers = self._describe(x)
         else:
@@ -209,6 +206,35 @@ class CPolicy:
         lead = x.shape[: x.ndim - len(self._shape)]
         rows = [function(row) for row in x.reshape(-1, *self._shape)]
         return np.array(rows, like.dtype).reshape(*lead, *like.shape)
+
+
+def _load(library: str | Path, prefix: str) -> tuple[ctypes.CDLL, list[Any]]:
+    """A shared library, and its functions `act`, `sample`, `distribution` and `selftest`."""
+    try:
+        loaded = ctypes.CDLL(str(Path(library).resolve()))
+        functions = [getattr(loaded, f"{prefix}_{name}") for name in ("act", "sample", "distribution", "selftest")]
+    except (OSError, AttributeError) as error:
+        raise UserError(f"{library} is not a policy compiled from C: {error}.") from None
+    for function, count in zip(functions, (3, 4, 3, 1), strict=True):
+        function.argtypes, function.restype = [ctypes.c_void_p] * count, ctypes.c_int
+    return loaded, functions
+
+
+def _check_identity(library: str | Path, loaded: ctypes.CDLL, prefix: str, description: PolicyDescription) -> None:
+    """That the library was generated from this description: it writes as much as its own says, wherever that goes."""
+    try:
+        function = loaded[f"{prefix}_identity"]
+    except AttributeError:
+        raise UserError(
+            f"{library} does not say which policy it is, as new ones do; export the policy again and compile it again."
+        ) from None
+    function.argtypes, function.restype = [], ctypes.c_char_p
+    expected, found = identity(description), (function() or b"").decode("ascii", "replace")
+    if found != expected:
+        raise UserError(
+            f"{library} is not the policy of this description: expected {expected}, not {found}; "
+            "export and compile the policy again, or give the description of the library's own bundle."
+        )
 
 
 _OK, _BAD_OBSERVATION, _INEXACT = 0, 1, 4

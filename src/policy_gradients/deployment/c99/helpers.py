@@ -2,7 +2,7 @@
 
 ACTIVATIONS = {
     "tanh": "tanh_of(x)",
-    "relu": "(x > 0.0F) ? x : 0.0F",
+    "relu": "relu_of(x)",
     "leaky_relu": "(x > 0.0F) ? x : (x * $leak)",
     "elu": "(x > 0.0F) ? x : expm1_of((x > 0.0F) ? 0.0F : x)",
     "silu": "x * (0.5F + (0.5F * tanh_of(x * 0.5F)))",
@@ -23,6 +23,13 @@ static inline int is_finite(float x)
 static inline float clamp(float x, float low, float high)
 {
     return (x < low) ? low : ((x > high) ? high : x);
+}
+""",
+    "relu_of": """\
+/* A NaN stays one, so that it is seen in the output. */
+static inline float relu_of(float x)
+{
+    return (x > 0.0F) ? x : ((x <= 0.0F) ? 0.0F : x);
 }
 """,
     "tanh_of": """\

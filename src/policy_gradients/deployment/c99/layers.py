@@ -117,7 +117,7 @@ static void layer_{index}(const float *RESTRICT x, float *RESTRICT y)
                 window_{index}(line, &weight_{index}[k * {inputs * filters}], out);
             }}
             for (j = 0; j < {filters}; j++) {{
-                out[j] = (out[j] > 0.0F) ? out[j] : 0.0F;
+                out[j] = relu_of(out[j]);
             }}
         }}
     }}
@@ -153,10 +153,11 @@ def _accumulate(inputs: int, outputs: int) -> str:
 
 
 def _layer_norm(index: int, layer: LayerNorm) -> str:
+    """Returns not 0 where the squares overflow: x/∞ = 0 would hide it from the check of the outputs."""
     size = layer.scale.size
     share = literal(1 / size)
     return f"""{array(f"scale_{index}", layer.scale)}{array(f"offset_{index}", layer.offset)}\
-static void layer_{index}(float *x)
+static int layer_{index}(float *x)
 {{
     float sum = 0.0F;
     float squares = 0.0F;
@@ -173,5 +174,6 @@ static void layer_{index}(float *x)
     for (i = 0; i < {size}; i++) {{
         x[i] = ((x[i] / deviation) * scale_{index}[i]) + offset_{index}[i];
     }}
+    return 1 - is_finite(squares);
 }}
 """

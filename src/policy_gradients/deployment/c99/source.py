@@ -1,5 +1,8 @@
 """From a bundle to one `.c` and one `.h`: straight-line C99 with every size a constant and every weight a hex float."""
 
+import dataclasses
+import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -35,6 +38,7 @@ from policy_gradients.deployment.layers import (
 from policy_gradients.deployment.numpy_network import control_constants
 from policy_gradients.errors import UserError
 
+_DIGITS = 16  # of the description's SHA-256: 64 bits, against mistakes and not against attackers
 _GOLDEN_NUMBERS = 32_768
 """Most numbers of observations that the self-test carries, unless that would be fewer than 4 rows."""
 
@@ -83,6 +87,20 @@ def scratch_size(description: PolicyDescription) -> int:
     return a + b + output_size(description)
 
 
+def identity(description: PolicyDescription) -> str:
+    """What `<prefix>_identity` returns: the sizes that a caller's memory has to have, and a hash of the description.
+
+    The description holds no hash of the weights; of two policies that were trained alike, its provenance (seed, steps,
+    mean reward) tells one from the other.
+    """
+    observation, action = description.observation, description.action
+    inputs = f"{math.prod(observation.shape)} {observation.dtype}"
+    outputs = f"1 of {action.n}" if action.kind == "discrete" else f"{math.prod(action.shape)} float32"
+    document = json.dumps(dataclasses.asdict(description), sort_keys=True, default=str)
+    digest = hashlib.sha256(document.encode()).hexdigest()[:_DIGITS]
+    return f"{inputs} in, {outputs} out, scratch {scratch_size(description)}, description {digest}"
+
+
 def _check_answers(bundle: Bundle, answers: Answers, rows: int) -> None:
     """Against the NumPy runtime's answers, so that no wrong policy leaves."""
     golden = bundle.golden
@@ -109,6 +127,7 @@ def _names(description: PolicyDescription, layers: Sequence[Layer], prefix: str,
         "prefix": prefix,
         "PREFIX": prefix.upper(),
         "prefix_selftest": f"{prefix}_selftest",
+        "identity": f'"{identity(description)}"',
         "null": "NULL",
         "sizes": _sizes(description, prefix.upper(), rows),
         "obs_type": "unsigned char" if observation.dtype == "uint8" else "float",
@@ -171,6 +190,8 @@ def _calls(layers: Sequence[Layer], size: int) -> tuple[int, int, str, str]:
             lines.append(f"    layer_{i}({here}, {there});")
             sizes[there] = max(sizes[there], out)
             here, there = there, here
+        elif isinstance(layer, LayerNorm):
+            lines.append(f"    refused |= layer_{i}({here});")
         else:
             lines.append(f"    layer_{i}({here});")
     return sizes["a"], sizes["b"], here, "\n".join(lines)

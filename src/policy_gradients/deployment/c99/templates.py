@@ -51,6 +51,9 @@ int ${prefix}_distribution(const ${prefix}_obs *obs, float *distribution, ${pref
 
 /* Acts on ${PREFIX}_GOLDEN_ROWS observations with known answers: ${PREFIX}_OK, ${PREFIX}_INEXACT or ${PREFIX}_WRONG. */
 int ${prefix}_selftest(${prefix}_scratch *scratch);
+
+/* Which policy this is, with its sizes: what a program that loads it as a library compares before anything else. */
+const char *${prefix}_identity(void);
 $push_declaration
 #ifdef __cplusplus
 }
@@ -109,6 +112,11 @@ static int load(const ${prefix}_obs *RESTRICT obs, float *RESTRICT x)
 """)
 
 PUBLIC = Template("""\
+const char *${prefix}_identity(void)
+{
+    return $identity;
+}
+
 int ${prefix}_distribution(const ${prefix}_obs *obs, float *distribution, ${prefix}_scratch *scratch)
 {
     float *a;
@@ -226,71 +234,156 @@ void ${prefix}_push(${prefix}_obs *stacked, const ${prefix}_obs *newest, int fir
 
 MAIN = Template("""\
 #ifdef ${PREFIX}_MAIN
-/* Without an argument: the self-test, then an action in words for every observation on standard input.
+/* Without an argument: the self-test, then an action in words for every row of standard input.
  * With -b: raw ${prefix}_obs in, raw ${prefix}_action out, for other programs. */
 #include <stdio.h>
+#include <stdlib.h>
 
-/* 1: one was read; 0: there are no more; -1: what came is none. */
-static int next_observation(${prefix}_obs *obs, int binary)
+/* The next character of this line that is no space; it stays to be read. */
+static int ahead(void)
 {
-    int i = 0;
-    if (binary != 0) {
-        const size_t got = fread(obs, sizeof(${prefix}_obs), ${PREFIX}_OBS_SIZE, stdin);
-        return (got == (size_t)${PREFIX}_OBS_SIZE) ? 1 : ((got == 0U) ? 0 : -1);
+    int c = getchar();
+    while ((c == ' ') || (c == '\\t') || (c == '\\r') || (c == '\\v') || (c == '\\f')) {
+        c = getchar();
     }
-    while (i < ${PREFIX}_OBS_SIZE) {
-        float number = 0.0F;
-        const int got = scanf("%f", &number);
-        if ((got == EOF) && (i == 0)) {
-            return 0;
-        }
-        if ((got != 1) || !($castable)) {
+    if (c != EOF) {
+        (void)ungetc(c, stdin);
+    }
+    return c;
+}
+
+/* Not 0 where the next word is a number, and nothing else. */
+static int read_number(float *number)
+{
+    char word[128];
+    char *end = word;
+    int c;
+    if (scanf("%127s", word) == 1) {
+        *number = strtof(word, &end);
+    }
+    c = getchar();
+    if (c != EOF) {
+        (void)ungetc(c, stdin);
+    }
+    return ((end != word) && (*end == '\\0') && ((c == EOF) || (c == ' ') || ((c >= '\\t') && (c <= '\\r')))) ? 1 : 0;
+}
+
+/* 1: a row was read; 0: there are no more; -1: it is refused. */
+static int read_row(${prefix}_obs *obs, unsigned long row)
+{
+    unsigned long count = 0UL;
+    float number = 0.0F;
+    int c = ahead();
+    while (c == '\\n') {
+        (void)getchar();
+        c = ahead();
+    }
+    if (c == EOF) {
+        return 0;
+    }
+    for (; (c != '\\n') && (c != EOF); c = ahead()) {
+        if ((read_number(&number) == 0) || !($castable)) {
+            (void)fprintf(stderr,
+                "refused: number %lu of row %lu does not fit; an observation is %d numbers$of_range\\n",
+                count + 1UL, row, ${PREFIX}_OBS_SIZE);
             return -1;
         }
-        obs[i] = (${prefix}_obs)number;
-        i++;
+        if (count < (unsigned long)${PREFIX}_OBS_SIZE) {
+            obs[count] = (${prefix}_obs)number;
+        }
+        count++;
+    }
+    if (count != (unsigned long)${PREFIX}_OBS_SIZE) {
+        (void)fprintf(stderr, "refused: row %lu has %lu numbers; an observation is %d numbers$of_range\\n", row, count,
+            ${PREFIX}_OBS_SIZE);
+        return -1;
     }
     return 1;
+}
+
+/* As read_row. */
+static int read_bytes(${prefix}_obs *obs, unsigned long row)
+{
+    const size_t size = sizeof(${prefix}_obs) * (size_t)${PREFIX}_OBS_SIZE;
+    const size_t got = fread(obs, 1U, size, stdin);
+    if ((got > 0U) && (got < size)) {
+        (void)fprintf(stderr, "refused: row %lu has %lu bytes; an observation is %lu bytes\\n", row,
+            (unsigned long)got, (unsigned long)size);
+        return -1;
+    }
+    return (got > 0U) ? 1 : 0;
+}
+
+/* Not 0 where it could be written. */
+static int write_action(const ${prefix}_action *action, int binary)
+{
+    int i;
+    if (binary != 0) {
+        const size_t put = fwrite(action, sizeof(${prefix}_action), ${PREFIX}_ACTION_SIZE, stdout);
+        return ((put == (size_t)${PREFIX}_ACTION_SIZE) && (fflush(stdout) == 0)) ? 1 : 0;
+    }
+    for (i = 0; i < ${PREFIX}_ACTION_SIZE; i++) {
+        if (printf((i > 0) ? " %.9g" : "%.9g", (double)action[i]) < 0) {
+            return 0;
+        }
+    }
+    return (printf("\\n") < 0) ? 0 : 1;
+}
+
+static int test_itself(${prefix}_scratch *scratch)
+{
+    const int status = ${prefix}_selftest(scratch);
+    (void)fprintf(stderr, "self-test: %s\\n", (status == ${PREFIX}_OK) ? "every bit right"
+        : ((status == ${PREFIX}_INEXACT) ? "right within 1e-5, other bits" : "WRONG"));
+    return status;
+}
+
+/* An action for every observation; the program's exit code. */
+static int answer_all(${prefix}_scratch *scratch, int binary)
+{
+    static ${prefix}_obs obs[${PREFIX}_OBS_SIZE];
+    static ${prefix}_action action[${PREFIX}_ACTION_SIZE];
+    unsigned long row = 1UL;
+    int written = 1;
+    int found = (binary != 0) ? read_bytes(obs, row) : read_row(obs, row);
+    while ((found > 0) && (written != 0)) {
+        const int status = ${prefix}_act(obs, action, scratch);
+        if (status != ${PREFIX}_OK) {
+            (void)fprintf(stderr, "refused: row %lu %s\\n", row,
+                (status == ${PREFIX}_BAD_OBSERVATION) ? "holds a NaN or an infinity" : "makes the network overflow");
+            return 1;
+        }
+        written = write_action(action, binary);
+        if (written != 0) {
+            row++;
+            found = (binary != 0) ? read_bytes(obs, row) : read_row(obs, row);
+        }
+    }
+    if ((fflush(stdout) != 0) || (written == 0)) {
+        (void)fprintf(stderr, "the actions cannot be written\\n");
+        return 1;
+    }
+    if (ferror(stdin) != 0) {
+        (void)fprintf(stderr, "the observations cannot be read\\n");
+        return 1;
+    }
+    return (found < 0) ? 1 : 0; /* what is refused has been named */
 }
 
 int main(int argc, char **argv)
 {
     static ${prefix}_scratch scratch;
-    static ${prefix}_obs obs[${PREFIX}_OBS_SIZE];
-    static ${prefix}_action action[${PREFIX}_ACTION_SIZE];
-    const int binary = ((argc > 1) && (argv[1][0] == '-') && (argv[1][1] == 'b')) ? 1 : 0;
-    int status = ${PREFIX}_OK;
-    int found;
-    int i;
-    if (binary == 0) {
-        status = ${prefix}_selftest(&scratch);
-        (void)fprintf(stderr, "self-test: %s\\n", (status == ${PREFIX}_OK) ? "every bit right"
-            : ((status == ${PREFIX}_INEXACT) ? "right within 1e-5, other bits" : "WRONG"));
-        if (status == ${PREFIX}_WRONG) {
-            return status;
-        }
+    const int binary = ((argc == 2) && (argv[1][0] == '-') && (argv[1][1] == 'b') && (argv[1][2] == '\\0')) ? 1 : 0;
+    if ((argc > 1) && (binary == 0)) {
+        (void)fprintf(stderr, "usage: $prefix [-b] < observations > actions\\n"
+            "a row of %d numbers each; -b: raw $obs_type in, raw $action_type out, and no self-test\\n",
+            ${PREFIX}_OBS_SIZE);
+        return 2;
     }
-    for (found = next_observation(obs, binary); found > 0; found = next_observation(obs, binary)) {
-        status = ${prefix}_act(obs, action, &scratch);
-        if (status != ${PREFIX}_OK) {
-            (void)fprintf(stderr, "refused: %d\\n", status);
-            return status;
-        }
-        if (binary != 0) {
-            (void)fwrite(action, sizeof(${prefix}_action), ${PREFIX}_ACTION_SIZE, stdout);
-            (void)fflush(stdout);
-            continue;
-        }
-        for (i = 0; i < ${PREFIX}_ACTION_SIZE; i++) {
-            (void)printf((i > 0) ? " %.9g" : "%.9g", (double)action[i]);
-        }
-        (void)printf("\\n");
+    if ((binary == 0) && (test_itself(&scratch) == ${PREFIX}_WRONG)) {
+        return ${PREFIX}_WRONG;
     }
-    if (found < 0) {
-        (void)fprintf(stderr, "refused: an observation is %d numbers$of_range\\n", ${PREFIX}_OBS_SIZE);
-        return ${PREFIX}_BAD_OBSERVATION;
-    }
-    return ${PREFIX}_OK;
+    return answer_all(&scratch, binary);
 }
 #endif
 """)
