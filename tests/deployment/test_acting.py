@@ -41,6 +41,48 @@ def test_a_single_frame_passes_unchanged(toy_bundle: Path) -> None:
     np.testing.assert_array_equal(stack.reset(np.arange(5)), stack.push(np.arange(5)))
 
 
+@pytest.fixture
+def stacking(make_agent: Make, tmp_path: Path) -> Path:
+    """A policy of three frames of two numbers each."""
+    agent = make_agent(NetworkConfig(hidden=(4,)), box(-np.inf, np.inf, (6,)))
+    return agent._replace(spec=replace(agent.spec, frames=3, obs_names=())).write(tmp_path / "policy")
+
+
+def test_a_frame_that_is_refused_is_not_remembered(stacking: Path) -> None:
+    stack = FrameStack(read_bundle(stacking).description)
+    stack.reset([1, 2])
+    for wrong in ([np.nan, 0], [np.inf, 0], 1.0, np.ones(5), [1, [2]], ["a", "b"], np.ones((4, 2))):
+        with pytest.raises(RefusedObservation):
+            stack.push(wrong)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(stack.push([3, 4]), [1, 2, 1, 2, 3, 4])
+    with pytest.raises(RefusedObservation, match=r"shape \(2,\)"):
+        stack.reset(np.ones(5))
+    np.testing.assert_array_equal(stack.push([5, 6]), [1, 2, 3, 4, 5, 6])
+
+
+def test_one_bad_frame_costs_one_refusal(stacking: Path) -> None:
+    policy = load_policy(stacking)
+    stack = FrameStack(policy.description)
+    holding = HoldLastAction(lambda obs: policy(stack.push(obs)), np.zeros(3), at_most=1)
+    stack.reset([1, 2])
+    held = []
+    for frame in ([1, 2], [np.nan, 2], [3, 4], [5, 6]):
+        holding(frame)
+        held.append(holding.held)
+    assert held == [0, 1, 0, 0]
+
+
+def test_a_stack_needs_the_beginning_of_an_episode(stacking: Path) -> None:
+    with pytest.raises(UserError, match="call reset"):
+        FrameStack(read_bundle(stacking).description).push([1, 2])
+
+
+def test_batches_of_frames_are_stacked(stacking: Path) -> None:
+    stack = FrameStack(read_bundle(stacking).description)
+    stack.reset(np.zeros((4, 2)))
+    assert stack.push(np.ones((4, 2))).shape == (4, 6)
+
+
 def test_a_raw_clip_is_applied_by_the_policy(make_agent: Make, tmp_path: Path) -> None:
     agent = make_agent(NetworkConfig(hidden=(4,)), action_map="none")
     clipped = load_policy(agent._replace(spec=replace(agent.spec, obs_clip=2.0)).write(tmp_path / "clipped"))
@@ -64,6 +106,46 @@ def test_a_refused_observation_repeats_the_last_action(toy_bundle: Path) -> None
         assert holding.held == held
     with pytest.raises(RefusedObservation, match="NaN"):
         holding(bad)
+
+
+def test_a_ragged_observation_is_bridged_too(toy_bundle: Path) -> None:
+    holding = HoldLastAction(load_policy(toy_bundle), np.zeros(3))
+    np.testing.assert_array_equal(holding([1, [2, 3]]), np.zeros(3))  # type: ignore[list-item]
+    assert "not an array" in holding.reason
+
+
+def test_the_first_action_is_copied_and_of_the_policys_type(toy_bundle: Path, make_agent: Make, tmp_path: Path) -> None:
+    policy, first = load_policy(toy_bundle), np.zeros(3)
+    holding = HoldLastAction(policy, first)
+    first += 7
+    np.testing.assert_array_equal(holding([np.nan] * 5), np.zeros(3))
+    assert holding([np.nan] * 5).dtype == policy(np.zeros(5)).dtype
+    assert holding.description is policy.description
+    discrete = load_policy(make_agent(NetworkConfig(hidden=()), discrete=True).write(tmp_path / "other"))
+    assert type(HoldLastAction(discrete, 2)([np.nan] * 5)) is type(discrete(np.zeros(5)))
+
+
+@pytest.mark.parametrize("first", [np.zeros(6), 0.0, [0, [0, 0]], [np.nan] * 3, "abc", [None] * 3])
+def test_a_first_action_that_is_not_the_policys_is_refused(toy_bundle: Path, first: Any) -> None:
+    with pytest.raises(UserError, match="HoldLastAction: first should be") as caught:
+        HoldLastAction(load_policy(toy_bundle), first)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_first_action_between_two_actions_is_refused(make_agent: Make, tmp_path: Path) -> None:
+    policy = load_policy(make_agent(NetworkConfig(hidden=()), discrete=True).write(tmp_path / "policy"))
+    with pytest.raises(UserError, match="int64"):
+        HoldLastAction(policy, 0.5)
+
+
+def test_held_actions_keep_the_shape_of_the_first(toy_bundle: Path) -> None:
+    policy = load_policy(toy_bundle)
+    single = HoldLastAction(policy, np.zeros(3))
+    with pytest.raises(UserError, match="each observation of a batch"):
+        single(np.ones((4, 5)))
+    assert single([np.nan] * 5).shape == (3,)
+    batch = HoldLastAction(policy, np.zeros((4, 3)))
+    np.testing.assert_array_equal(batch(np.ones((4, 5))), batch(np.full((4, 5), np.nan)))
 
 
 def test_diagnostics_explain_the_action(toy: Agent, toy_bundle: Path) -> None:

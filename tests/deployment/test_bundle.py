@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from policy_gradients.deployment import bundle as bundle_module
 from policy_gradients.deployment import load_policy, read_bundle
+from policy_gradients.deployment import storage as storage_module
 from policy_gradients.deployment.golden import golden_error
 from policy_gradients.environments.base import box
 from policy_gradients.errors import UserError
@@ -323,3 +325,45 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(toy_bundle: Path) -> None:
     (toy_bundle / "policy.safetensors").unlink()
     os.mkfifo(toy_bundle / "policy.safetensors")
     assert "there is no policy.safetensors" in refusal(toy_bundle)
+
+
+def test_files_of_others_stay_in_a_bundle_that_is_written_anew(toy: Agent, tmp_path: Path) -> None:
+    folder = toy.write(tmp_path / "policy")
+    (folder / "NOTES.txt").write_text("left knee")
+    (folder / "c99").mkdir()
+    (folder / "c99" / "policy.c").write_text("int x;")
+    toy.write(folder)
+    assert (folder / "NOTES.txt").read_text() == "left knee" and (folder / "c99" / "policy.c").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_anew(
+    toy: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run puts a better policy there between the description and the weights."""
+    folder, replaced = toy.write(tmp_path / "policy", seed=3), []
+
+    def opened(path):
+        storage = storage_module.open_storage(path)
+
+        def read(name, most):
+            data = storage.read(name, most)
+            if not replaced:
+                replaced.append(toy.write(folder, total_timesteps=77))
+            return data
+
+        return storage._replace(read=read)
+
+    monkeypatch.setattr(bundle_module, "open_storage", opened)
+    zipped = bundle_module.zip_bundle(folder, tmp_path / "policy.zip")
+    assert replaced and read_bundle(zipped).description.provenance["total_timesteps"] == 77
+
+
+def test_a_run_without_a_last_policy_names_its_best(toy: Agent, tmp_path: Path) -> None:
+    toy.write(tmp_path / "policy_best")
+    assert "best policy so far is" in refusal(tmp_path)
+
+
+def test_a_path_that_no_file_can_have_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a cannot be read: File name too long"):
+        read_bundle(tmp_path / ("a" * 300))

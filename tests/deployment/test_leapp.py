@@ -1,5 +1,6 @@
 """The LEAPP bundle: what it says, and that LEAPP's own runtime loads it where it is installed."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from policy_gradients.deployment import load_policy, read_bundle
+from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
 
 pytest.importorskip("onnx")
@@ -25,6 +27,25 @@ def test_the_description_fits_the_model(make_agent: Callable[..., Any], discrete
     assert policy["parameters"]["sha256sum"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert policy["inputs"][0]["shape"] == [1, 5]
     assert policy["outputs"][0]["shape"] == ([1] if discrete else [1, 3])
+
+
+def test_model_and_description_are_replaced_together(
+    toy_bundle: Path, make_agent: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [file.read_bytes() for file in write_leapp(read_bundle(toy_bundle), tmp_path / "leapp")]
+    write = Path.write_bytes
+
+    def fill(place: Path, data: bytes) -> int:
+        if ".yaml" in place.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(place, data)
+
+    other = read_bundle(make_agent(NetworkConfig(hidden=(4,))).write(tmp_path / "other"))
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(UserError, match=r"policy\.yaml cannot be written"):
+        write_leapp(other, tmp_path / "leapp")
+    assert [(tmp_path / "leapp" / name).read_bytes() for name in ("policy.yaml", "policy.onnx")] == before
+    assert len(list((tmp_path / "leapp").iterdir())) == 2
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from policy_gradients.deployment import load_policy, numpy_single
+from policy_gradients.deployment.observations import RefusedObservation
 from policy_gradients.environments.base import box
 from policy_gradients.errors import UserError
 from policy_gradients.estimation.normalization import normalize_obs
@@ -233,6 +234,12 @@ def test_batch_axes_are_kept(toy_bundle: Path) -> None:
     assert policy(np.zeros((0, 5))).shape == (0, 3)
 
 
+def test_an_empty_batch_of_images_has_no_actions(make_agent: Make, tmp_path: Path) -> None:
+    policy = load_policy(make_agent(NetworkConfig(hidden=(4,)), PIXELS).write(tmp_path / "policy"))
+    assert policy(np.zeros((0, *PIXELS.shape), np.uint8)).shape == (0, 3)
+    assert policy(np.zeros((2, 0, *PIXELS.shape), np.uint8)).shape == (2, 0, 3)
+
+
 @pytest.mark.parametrize("coordinate", range(5))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_a_non_finite_observation_is_refused(toy_bundle: Path, coordinate: int, value: float) -> None:
@@ -246,6 +253,14 @@ def test_a_non_finite_observation_is_refused(toy_bundle: Path, coordinate: int, 
 
 def test_a_large_but_finite_observation_is_accepted(toy_bundle: Path) -> None:
     assert np.isfinite(load_policy(toy_bundle)(np.full(5, 1e25, np.float32))).all()
+
+
+def test_a_batch_of_the_largest_numbers_gives_no_warning(toy: Agent, tmp_path: Path) -> None:
+    moments = toy.statistics.obs._replace(var=jnp.full(5, 0.01))
+    policy = load_policy(toy._replace(statistics=toy.statistics._replace(obs=moments)).write(tmp_path / "policy"))
+    obs = np.full((1, 5), 3e38)
+    np.testing.assert_allclose(policy(obs)[0], policy(obs[0]), rtol=0, atol=1e-5)
+    assert np.isfinite(policy.diagnose(obs)["mean"]).all()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
@@ -267,6 +282,35 @@ def test_an_ill_shaped_observation_is_refused(toy_bundle: Path, shape: tuple[int
 def test_an_observation_that_is_no_number_is_refused(toy_bundle: Path, obs: object) -> None:
     with pytest.raises(UserError, match="expects observations of float32"):
         load_policy(toy_bundle)(obs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("obs", [[1, [2, 3]], [[1.0] * 5, [1.0] * 4], object()])
+def test_an_observation_that_is_no_array_is_refused(toy_bundle: Path, obs: object) -> None:
+    policy = load_policy(toy_bundle)
+    for act in (policy, policy.distribution, policy.diagnose):
+        with pytest.raises(RefusedObservation) as caught:
+            act(obs)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_masked_entry_is_not_acted_upon(toy_bundle: Path) -> None:
+    policy, obs = load_policy(toy_bundle), np.ma.masked_array(np.ones(5), mask=np.arange(5) == 2)
+    with pytest.raises(RefusedObservation, match="masked"):
+        policy(obs)
+    obs.mask = False
+    np.testing.assert_array_equal(policy(obs), policy(np.ones(5)))
+
+
+@pytest.mark.parametrize("options", [{"rng": 3}, {"rng": np.random.RandomState(3)}])
+def test_a_draw_needs_a_generator(toy_bundle: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"rng should be a generator such as numpy\.random\.default_rng\(3\)"):
+        load_policy(toy_bundle)(np.zeros(5), deterministic=False, **options)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_a_seed_that_is_none_is_a_sentence(toy_bundle: Path, seed: Any) -> None:
+    with pytest.raises(UserError, match="seed should be an integer from 0 on"):
+        load_policy(toy_bundle, seed=seed)
 
 
 def test_pixels_scaled_to_one_are_refused(make_agent: Make, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The ONNX graph against the NumPy runtime, and what it carries."""
 
+import errno
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from policy_gradients.deployment import load_policy, read_bundle
+from policy_gradients.deployment.observations import RefusedObservation
 from policy_gradients.environments.base import box
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
@@ -118,9 +120,67 @@ def test_a_deterministic_graph_draws_nothing(toy_bundle: Path, tmp_path: Path) -
 def test_observations_are_refused_as_elsewhere(toy_bundle: Path) -> None:
     bundle = read_bundle(toy_bundle)
     policy = OnnxPolicy(onnx_model(bundle).SerializeToString(), bundle.description)
-    for wrong, sentence in ((np.full(5, np.nan), "NaN"), (np.zeros(4), "shape")):
-        with pytest.raises(UserError, match=sentence):
-            policy(wrong)
+    for wrong, sentence in ((np.full(5, np.nan), "NaN"), (np.zeros(4), "shape"), ([1, [2]], "not an array")):
+        with pytest.raises(RefusedObservation, match=sentence):
+            policy(wrong)  # type: ignore[arg-type]
+
+
+def test_seeds_and_generators_are_checked_as_elsewhere(toy_bundle: Path) -> None:
+    bundle = read_bundle(toy_bundle)
+    model = onnx_model(bundle, stochastic=True).SerializeToString()
+    with pytest.raises(UserError, match="rng should be a generator"):
+        OnnxPolicy(model, bundle.description)(np.zeros(5), deterministic=False, rng=3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="seed should be"):
+        OnnxPolicy(model, bundle.description, seed=-1)
+
+
+def test_a_model_of_another_policy_is_refused(toy_bundle: Path, make_agent: Make, tmp_path: Path) -> None:
+    bundle = read_bundle(toy_bundle)
+    others = [
+        make_agent(NetworkConfig(hidden=()), box(-1, 1, (4,))),
+        make_agent(NetworkConfig(hidden=()), box(0, 255, (5,), np.uint8)),
+        make_agent(NetworkConfig(hidden=()), discrete=True),
+    ]
+    for i, (other, name) in enumerate(zip(others, ("obs", "obs", "action"), strict=True)):
+        model = onnx_model(read_bundle(other.write(tmp_path / f"{i}"))).SerializeToString()
+        with pytest.raises(UserError, match=f"not of this policy: {name} should be tensor"):
+            OnnxPolicy(model, bundle.description)
+
+
+def test_a_foreign_model_is_refused(toy_bundle: Path) -> None:
+    description = read_bundle(toy_bundle).description
+    puts = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 5]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "foreign", puts[:1], puts[1:])
+    opset = onnx.helper.make_opsetid("", 17)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    with pytest.raises(UserError, match="takes x and gives y"):
+        OnnxPolicy(model, description)
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, path = read_bundle(toy_bundle), tmp_path / "out" / "policy.onnx"
+    before = write_onnx(bundle, path).read_bytes()
+
+    def fill(place: Path, data: bytes) -> int:
+        with place.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(UserError, match=r"policy\.onnx cannot be written: No space left on device\."):
+        write_onnx(bundle, path)
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == ["policy.onnx"]
+
+
+def test_a_link_stays_one_and_a_device_is_not_replaced(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle, link = read_bundle(toy_bundle), tmp_path / "link.onnx"
+    link.symlink_to("real.onnx")
+    write_onnx(bundle, link)
+    assert link.is_symlink() and (tmp_path / "real.onnx").is_file()
+    write_onnx(bundle, "/dev/null")
+    assert not Path("/dev/null").is_file()
 
 
 def test_threads_may_act_with_one_session(toy_bundle: Path, hasty_threads: None) -> None:
@@ -134,18 +194,31 @@ def test_threads_may_act_with_one_session(toy_bundle: Path, hasty_threads: None)
 
 
 def test_a_damaged_model_is_refused(toy_bundle: Path) -> None:
-    with pytest.raises(UserError, match="cannot load the model"):
-        OnnxPolicy(b"nonsense", read_bundle(toy_bundle).description)
+    for model in (b"nonsense", b"", "/nowhere.onnx"):
+        with pytest.raises(UserError, match="cannot load the model") as caught:
+            OnnxPolicy(model, read_bundle(toy_bundle).description)
+        assert str(caught.value)[-1] == "." and not str(caught.value).endswith((". .", ".."))
+
+
+LAUGHS = f"a: [&a0 [x], {', '.join(f'&a{i + 1} [' + ', '.join([f'*a{i}'] * 9) + ']' for i in range(9))}]"
 
 
 @pytest.mark.parametrize(
-    "text", ["- a", "a: {b: 1}", "a: [[1]]", "1: a", "a: !!python/object/apply:os.getcwd []", "a: [", "\x00"]
-)
+    "text",
+    [
+        "- a", "a: {b: 1}", "a: [[1]]", "1: a", "a: !!python/object/apply:os.getcwd []", "a: [", "\x00",
+        "a: 2020-99-99", "a: 2020-01-01", "a: !!int 'x'", "a: !!bool x", "a: !!timestamp x", "a: " + "1" * 5000,
+        "a: 0x" + "f" * 5000, "[" * 20_000, r'a: "\ud800"', r'"\udfff": 1', "a: &a [*a]", f"a: [[{'x, ' * 9999}]]",
+        LAUGHS,
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
 def test_metadata_that_is_no_plain_yaml_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "meta.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         read_metadata(tmp_path / "meta.yaml")
-    assert "\n" not in str(caught.value)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.encode() and len(sentence.partition("meta.yaml")[2]) < 250
 
 
 def test_metadata_comes_from_yaml(tmp_path: Path) -> None:

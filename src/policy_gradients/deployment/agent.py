@@ -35,7 +35,7 @@ def describe_agent(
             "id": spec.id,
             "engine": spec.engine,
             "max_episode_steps": spec.max_episode_steps,
-            "dt": spec.dt,
+            "dt": spec.dt or None,
             "versions": dict(spec.versions),
         },
         "observation": {

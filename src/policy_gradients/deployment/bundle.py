@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,6 @@ from policy_gradients.deployment.agent import acting_tensors, describe_agent
 from policy_gradients.deployment.description import (
     FORMAT,
     FORMAT_VERSION,
-    MAX_ELEMENTS,
     PolicyDescription,
     parse_description,
     tensor_shapes,
@@ -32,7 +32,6 @@ from policy_gradients.deployment.golden import GOLDEN_ROWS, golden_vectors
 from policy_gradients.deployment.storage import (
     DESCRIPTION,
     GOLDEN,
-    NAMES,
     WEIGHTS,
     Storage,
     open_storage,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
 _MAX_JSON_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of a safetensors file
+_ATTEMPTS, _PAUSE = 5, 0.02  # reads of a bundle that is replaced meanwhile, and seconds before the next
 
 
 class Bundle(NamedTuple):
@@ -110,10 +110,52 @@ def read_bundle(path: str | Path) -> Bundle:
     Args:
         path: The bundle's folder, a run's folder that holds one as `policy`, or a zip.
 
+    A run that is under way may put a new policy there meanwhile: then that one is read.
+
     Raises:
         UserError: There is no bundle, or something is wrong with it.
     """
-    storage = open_storage(path)
+    return _read_steadily(path)[0]
+
+
+def _read_steadily(path: str | Path) -> tuple[Bundle, dict[str, bytes]]:
+    """A bundle and its files; once more where another bundle took its place in the middle of it."""
+    for _ in range(_ATTEMPTS):
+        before = _identity(path)
+        try:
+            found = _read(open_storage(path))
+        except UserError:
+            time.sleep(_PAUSE)
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return found
+    raise UserError(f"{path}: the policy is replaced again and again; wait for the run, or copy the folder first.")
+
+
+def _identity(path: str | Path) -> tuple[int, ...] | None:
+    """What tells one bundle at a path from the next; None where there is none."""
+    for place in (Path(path) / DESCRIPTION, Path(path) / "policy" / DESCRIPTION, Path(path)):
+        with contextlib.suppress(OSError):
+            stat = place.stat()
+            return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return None
+
+
+def _read(storage: Storage) -> tuple[Bundle, dict[str, bytes]]:
+    files: dict[str, bytes] = {}
+
+    def kept(name: str, most: int) -> bytes | None:
+        data = storage.read(name, most)
+        if data is not None:
+            files[name] = data
+        return data
+
+    return _parse(storage._replace(read=kept)), files
+
+
+def _parse(storage: Storage) -> Bundle:
     document = _read_document(storage)
     with _naming(storage.path):
         description = parse_description(
@@ -137,10 +179,7 @@ def zip_bundle(path: str | Path, out: str | Path) -> Path:
     Raises:
         UserError: There is no bundle, something is wrong with it, or the file cannot be written.
     """
-    read_bundle(path)
-    storage = open_storage(path)
-    files = {name: storage.read(name, _MAX_JSON_BYTES + MAX_ELEMENTS * 8) for name in NAMES}
-    write_zip(Path(out), {name: data for name, data in files.items() if data is not None})
+    write_zip(Path(out), _read_steadily(path)[1])
     return Path(out)
 
 
@@ -185,7 +224,9 @@ def _check_golden(golden: Mapping[str, np.ndarray], description: PolicyDescripti
 def _read_document(storage: Storage) -> dict[str, Any]:
     path, data = storage.path / DESCRIPTION, storage.read(DESCRIPTION, _MAX_JSON_BYTES)
     if data is None:
-        raise UserError(f"{storage.path} is not a policy bundle: there is no {DESCRIPTION} in it.")
+        best = storage.path / "policy_best"
+        hint = f" The run's best policy so far is {best}." if best.is_dir() else ""
+        raise UserError(f"{storage.path} is not a policy bundle: there is no {DESCRIPTION} in it.{hint}")
     try:
         document = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -51,7 +51,7 @@ class JaxPolicy:
 
     def _batch(self, obs: ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
         """Observations [B, *obs], and the batch axes that they came with."""
-        x = self._check(np.asarray(obs))
+        x = self._check(obs)
         return x.reshape(-1, *self._shape), x.shape[: x.ndim - len(self._shape)]
 
 

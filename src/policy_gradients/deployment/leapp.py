@@ -11,25 +11,24 @@ import math
 from pathlib import Path
 
 from policy_gradients.deployment.bundle import Bundle
-from policy_gradients.deployment.onnx import write_onnx
-from policy_gradients.errors import UserError
+from policy_gradients.deployment.onnx import onnx_model, write_files
 
 CONFIG_VERSION = "1.3"
 
 
 def write_leapp(bundle: Bundle, folder: str | Path) -> list[Path]:
-    """Writes `policy.onnx` and `policy.yaml` into a folder; their paths.
+    """Writes `policy.onnx` and `policy.yaml` into a folder, both or neither; their paths.
 
     One model named `policy`, with the input `policy/obs` [1, *obs] and the output `policy/action`.
 
     Raises:
-        UserError: As `onnx.write_onnx`, or the folder cannot be written.
+        UserError: As `onnx.onnx_model`, or the folder cannot be written.
     """
     import yaml
 
     folder = Path(folder)
-    model = write_onnx(bundle, folder / "policy.onnx")
-    data = model.read_bytes()
+    path, model = folder / "policy.yaml", folder / "policy.onnx"
+    data = onnx_model(bundle).SerializeToString()
     observation, action = bundle.description.observation, bundle.description.action
     discrete = action.kind == "discrete"
     answer = {"name": "action", "dtype": "int64" if discrete else "float32",
@@ -50,9 +49,5 @@ def write_leapp(bundle: Bundle, folder: str | Path) -> list[Path]:
         "pipeline": {"inputs": {"policy": ["obs"]}, "outputs": {"policy": ["action"]}},
         "system information": {"leapp config version": CONFIG_VERSION, "exporter": "policy-gradients"},
     }
-    path = folder / "policy.yaml"
-    try:
-        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    write_files({model: data, path: yaml.safe_dump(document, sort_keys=False).encode()})
     return [path, model]

@@ -180,10 +180,10 @@ def _cnn(tensors: Mapping[str, np.ndarray]) -> Layer:
         for (_, kernel, stride), matrix, bias in zip(CNN_LAYERS, matrices, biases, strict=True):
             windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))
             windows = np.moveaxis(windows[:, ::stride, ::stride], 3, -1)  # [B, h, w, kernel, kernel, C]
-            x = windows.reshape(*windows.shape[:3], -1) @ matrix
+            x = windows.reshape(*windows.shape[:3], len(matrix)) @ matrix
             x += bias
             np.maximum(x, 0, out=x)
-        return _relu(dense(x.reshape(x.shape[0], -1)))
+        return _relu(dense(x.reshape(len(x), math.prod(x.shape[1:]))))
 
     def apply(x: np.ndarray) -> np.ndarray:
         if x.ndim == 3:

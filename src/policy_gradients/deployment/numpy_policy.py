@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from policy_gradients.deployment.bundle import read_bundle
-from policy_gradients.deployment.description import ActionDescription, PolicyDescription
+from policy_gradients.deployment.description import ActionDescription, PolicyDescription, shown
 from policy_gradients.deployment.numpy_network import (
     bound_array,
     control_map,
@@ -18,6 +18,7 @@ from policy_gradients.deployment.numpy_network import (
 )
 from policy_gradients.deployment.numpy_single import single_policy
 from policy_gradients.deployment.observations import ObservationCheck, check_output
+from policy_gradients.errors import UserError
 
 
 def load_policy(path: str | Path, *, seed: int | None = None) -> "NumpyPolicy":
@@ -28,10 +29,35 @@ def load_policy(path: str | Path, *, seed: int | None = None) -> "NumpyPolicy":
         seed: Seed of the policy's own noise, for actions that are sampled; None draws one from the system.
 
     Raises:
-        UserError: There is no bundle, or something is wrong with it.
+        UserError: There is no bundle, something is wrong with it, or the seed is none.
     """
     bundle = read_bundle(path)
     return NumpyPolicy(bundle.description, bundle.tensors, seed=seed)
+
+
+def noise_source(seed: int | None) -> np.random.Generator:
+    """The generator of a policy's own noise.
+
+    Raises:
+        UserError: NumPy does not take this seed.
+    """
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise UserError(f"seed should be an integer from 0 on, or None, not {shown(seed)}.") from None
+
+
+def chosen_source(rng: np.random.Generator | None, own: np.random.Generator) -> np.random.Generator:
+    """The generator that a caller passed, or the policy's own.
+
+    Raises:
+        UserError: Something else was passed.
+    """
+    if rng is None:
+        return own
+    if not isinstance(rng, np.random.Generator):
+        raise UserError(f"rng should be a generator such as numpy.random.default_rng(3), or None, not {shown(rng)}.")
+    return rng
 
 
 class NumpyPolicy:
@@ -57,7 +83,7 @@ class NumpyPolicy:
         self._parameters = distribution_parameters(description, tensors)
         self._control = control_map(description)
         self._action_size = math.prod(description.action.shape)
-        self._rng = np.random.default_rng(seed)
+        self._rng = noise_source(seed)
 
     def __call__(
         self, obs: ArrayLike, *, deterministic: bool = True, rng: np.random.Generator | None = None
@@ -74,19 +100,24 @@ class NumpyPolicy:
 
         Raises:
             RefusedObservation: The observation has another shape or type, holds a NaN or an infinity, or overflows.
+            UserError: `rng` is not a generator.
         """
-        x = self._check(np.asarray(obs))
+        x = self._check(obs)
         if deterministic and self._single is not None and x.shape == self._shape:
             return self._single(x)
         out = self._outputs(x)
+        if not deterministic:
+            return self._draw(out, chosen_source(rng, self._rng))
         if self.description.action.kind == "discrete":
-            if not deterministic:
-                out = out + (rng or self._rng).gumbel(size=out.shape)  # the largest is a draw from softmax(out)
             return self._control(np.argmax(out, axis=-1))
-        if deterministic:
-            return self._control(out[..., : self._action_size])
+        return self._control(out[..., : self._action_size])
+
+    def _draw(self, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An action drawn from the distribution that the network's outputs say."""
+        if self.description.action.kind == "discrete":
+            return self._control(np.argmax(out + rng.gumbel(size=out.shape), axis=-1))  # a draw from softmax(out)
         parameters = self._parameters(out)
-        noise = (rng or self._rng).standard_normal(parameters["mean"].shape, np.float32)
+        noise = rng.standard_normal(parameters["mean"].shape, np.float32)
         return self._control(parameters["mean"] + np.exp(parameters["log_std"]) * noise)
 
     def distribution(self, obs: ArrayLike) -> dict[str, np.ndarray]:
@@ -95,7 +126,7 @@ class NumpyPolicy:
         Raises:
             RefusedObservation: As for acting.
         """
-        return self._parameters(self._outputs(self._check(np.asarray(obs))))
+        return self._parameters(self._outputs(self._check(obs)))
 
     def diagnose(self, obs: ArrayLike) -> dict[str, np.ndarray]:
         """The deterministic action and what explains it; slower than acting.
@@ -109,7 +140,7 @@ class NumpyPolicy:
             RefusedObservation: As for acting.
         """
         parameters, action = self.distribution(obs), self(obs)
-        x = self._check(np.asarray(obs))
+        x = self._check(obs)
         return {
             "action": action,
             **parameters,
@@ -119,12 +150,10 @@ class NumpyPolicy:
         }
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
-        if x.ndim == len(self._shape):
-            out = self._network(x.reshape(self._input_shape))
-        else:
-            lead = x.shape[: x.ndim - len(self._shape)]
-            out = self._network(x.reshape(-1, *self._input_shape))
-            out = out.reshape(*lead, out.shape[-1])
+        lead = x.shape[: x.ndim - len(self._shape)]
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is clipped, or refused below
+            out = self._network(x.reshape(*((-1,) if lead else ()), *self._input_shape))
+        out = out.reshape(*lead, out.shape[-1])
         check_output(out)
         return out
 

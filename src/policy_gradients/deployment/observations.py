@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from policy_gradients.deployment.description import ObservationDescription
 from policy_gradients.errors import UserError
@@ -13,7 +14,7 @@ class RefusedObservation(UserError):
 
 
 class ObservationCheck:
-    """The function from an array to the observations [*batch, *obs] in the network's dtype, checked.
+    """The function from what a caller gives to the observations [*batch, *obs] in the network's dtype, checked.
 
     Args:
         description: Of one observation.
@@ -24,12 +25,14 @@ class ObservationCheck:
         self._dtype = np.dtype(description.dtype)
         self._float = description.dtype == "float32"
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """`x`, as float32 or uint8.
+    def __call__(self, obs: ArrayLike) -> np.ndarray:
+        """`obs`, as float32 or uint8.
 
         Raises:
-            RefusedObservation: It has another shape or type, or holds a NaN or an infinity.
+            RefusedObservation: It is no array, has another shape or type, is partly masked, or holds a NaN or an
+                infinity.
         """
+        x = obs if type(obs) is np.ndarray else as_array(obs)
         if x.shape != self._shape and (
             x.ndim < len(self._shape) or x.shape[x.ndim - len(self._shape) :] != self._shape
         ):
@@ -51,6 +54,21 @@ class ObservationCheck:
         if not self._float and kind in "iu" and (x.size == 0 or (x.min() >= 0 and x.max() <= 255)):
             return x.astype(np.uint8)
         raise RefusedObservation(f"The policy expects observations of {self._dtype}, not of {x.dtype}.")
+
+
+def as_array(obs: ArrayLike) -> np.ndarray:
+    """`obs` as a plain array.
+
+    Raises:
+        RefusedObservation: NumPy makes no array of it, or some of its entries are masked.
+    """
+    if isinstance(obs, np.ndarray) and np.any(getattr(obs, "mask", False)):
+        raise RefusedObservation("The observation has masked entries; the policy does not act on what is hidden.")
+    try:
+        return np.asarray(obs)
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition(". ")[0].rstrip(".")
+        raise RefusedObservation(f"The observation is not an array of numbers ({reason}).") from None
 
 
 def check_output(out: np.ndarray) -> None:

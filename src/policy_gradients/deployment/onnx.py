@@ -3,7 +3,9 @@
 Operator set 17 and IR version 8, which runtimes of 2022 and later load. Needs the extra `export`.
 """
 
+import contextlib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policy_gradients.deployment.bundle import Bundle
-from policy_gradients.deployment.description import ActionDescription, PolicyDescription
+from policy_gradients.deployment.description import ActionDescription, PolicyDescription, shown
 from policy_gradients.deployment.layers import (
     LAYER_NORM_EPSILON,
     Activation,
@@ -75,19 +77,41 @@ def onnx_model(
 
 
 def write_onnx(bundle: Bundle, path: str | Path, **options: Any) -> Path:
-    """Writes `onnx_model` to a file; its path.
+    """Writes `onnx_model` to a file, whole or not at all; its path.
 
     Raises:
         UserError: As `onnx_model`, or the file cannot be written.
     """
     path = Path(path)
-    data = onnx_model(bundle, **options).SerializeToString()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"{path}: the ONNX model cannot be written: {error.strerror}.") from None
+    write_files({path: onnx_model(bundle, **options).SerializeToString()})
     return path
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Writes files beside their places and moves them there once all are complete, so a full disk leaves the old ones.
+
+    Raises:
+        UserError: One cannot be written.
+    """
+    new, path = {}, Path()  # final places by the names beside them
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
+                path.write_bytes(data)
+                continue
+            place = Path(os.path.realpath(path))
+            beside = place.with_name(f".{place.name}.{os.getpid()}.new")
+            new[beside] = place
+            beside.write_bytes(data)
+        for beside, place in new.items():
+            beside.replace(place)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        for beside in new:
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
 
 def bundle_metadata(description: PolicyDescription) -> dict[str, str]:
@@ -118,14 +142,24 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from None
-    plain = (str, int, float, bool)
+    except Exception as error:  # of a value that its tag does not fit, PyYAML passes on whatever Python raises
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"{path} cannot be read as YAML ({reason}).") from None
     for name, value in document.items() if isinstance(document, dict) else [(None, document)]:
         items = value if isinstance(value, list) else [value]
-        if not isinstance(name, str) or not all(isinstance(item, plain) for item in items):
-            raise UserError(f"{path}: expected names with a number, a text or a list of them, not {name}: {value!r}.")
+        if not isinstance(name, str) or not all(map(_is_plain, [name, *items])):
+            raise UserError(
+                f"{path}: expected names with a number, a text or a list of them, not {shown(name)}: {shown(value)}."
+            )
     return document
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the model's metadata can hold a value as text: not half a surrogate pair, not endless digits."""
+    try:
+        return isinstance(value, str | int | float) and str(value).encode() is not None
+    except ValueError:
+        return False
 
 
 def _as_text(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from policy_gradients.deployment.description import PolicyDescription
 from policy_gradients.deployment.memory import aligned
+from policy_gradients.deployment.numpy_policy import chosen_source, noise_source
 from policy_gradients.deployment.observations import ObservationCheck, check_output
 from policy_gradients.errors import UserError
 
@@ -25,7 +26,7 @@ class OnnxPolicy:
         seed: Seed of the policy's own noise; None draws one from the system.
 
     Raises:
-        UserError: The package `onnxruntime` is not installed, or the model cannot be loaded.
+        UserError: The package `onnxruntime` is not installed, or the model cannot be loaded or is not the policy's.
     """
 
     def __init__(self, model: str | Path | bytes, description: PolicyDescription, *, seed: int | None = None) -> None:
@@ -41,14 +42,16 @@ class OnnxPolicy:
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own errors have no common base class
-            raise UserError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}.") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+            raise UserError(f"ONNX Runtime cannot load the model: {reason}.") from None
+        _check_model(self._session, description)
         self.description = description
         self._check = ObservationCheck(description.observation)
         self._shape = description.observation.shape
         self._stochastic = any(put.name == "noise" for put in self._session.get_inputs())
         self._noise_size = _noise_size(description)
         self._memory = _Memory(self._session, description, self._stochastic)
-        self._rng = np.random.default_rng(seed)
+        self._rng = noise_source(seed)
 
     def __call__(
         self, obs: ArrayLike, *, deterministic: bool = True, rng: np.random.Generator | None = None
@@ -57,12 +60,12 @@ class OnnxPolicy:
 
         Raises:
             RefusedObservation: As there.
-            UserError: The model has no input `noise`.
+            UserError: The model has no input `noise`, or `rng` is not a generator.
         """
         if not (deterministic or self._stochastic):
             raise UserError("This ONNX model is deterministic; export it with --stochastic to draw actions.")
-        x = self._check(np.asarray(obs))
-        rng = None if deterministic else rng or self._rng
+        x = self._check(obs)
+        rng = None if deterministic else chosen_source(rng, self._rng)
         if x.ndim == len(self._shape):
             return self._one(x, rng)
         batch = x.reshape(-1, *self._shape)
@@ -89,6 +92,32 @@ class OnnxPolicy:
         if self.description.action.kind == "discrete":
             return rng.gumbel(size=(count, self._noise_size)).astype(np.float32)
         return rng.standard_normal((count, self._noise_size), np.float32)
+
+
+_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+
+
+def _check_model(session: Any, description: PolicyDescription) -> None:
+    """Refuses a model whose inputs and outputs are not those that `onnx.onnx_model` gives this policy."""
+    observation, action = description.observation, description.action
+    expected = {
+        "obs": (_TENSORS[observation.dtype], observation.shape),
+        "noise": ("tensor(float)", (_noise_size(description),)),
+        "action": ("tensor(int64)" if action.kind == "discrete" else "tensor(float)", action.shape),
+    }
+    inputs, outputs = ({put.name: put for put in puts} for puts in (session.get_inputs(), session.get_outputs()))
+    if not {"obs"} <= inputs.keys() <= {"obs", "noise"} or "action" not in outputs:
+        raise UserError(
+            "The ONNX model is not one of this library: it should take obs and give action, but takes "
+            f"{', '.join(inputs)[:60] or 'nothing'} and gives {', '.join(outputs)[:60]}."
+        )
+    for put in (*inputs.values(), outputs["action"]):
+        kind, shape = expected[put.name]
+        if put.type != kind or tuple(put.shape[1:]) != shape:
+            raise UserError(
+                f"The ONNX model is not of this policy: {put.name} should be {kind} of shape {('batch', *shape)}, "
+                f"not {put.type} of shape {tuple(put.shape)}; export the policy's bundle again."
+            )
 
 
 class _Memory(threading.local):

@@ -1,5 +1,6 @@
 """Where a bundle's files lie: a folder, or one `.zip`. Reading is bounded, and nothing is ever unpacked to the disk."""
 
+import contextlib
 import os
 import shutil
 import struct
@@ -39,19 +40,24 @@ def open_storage(path: str | Path) -> Storage:
         UserError: The zip is damaged, or holds anything but a bundle's files.
     """
     path = Path(path)
-    if path.is_file():
-        return _open_zip(path)
-    if not (path / DESCRIPTION).is_file() and (path / "policy" / DESCRIPTION).is_file():
-        path = path / "policy"
+    try:
+        if path.is_file():
+            return _open_zip(path)
+        if not (path / DESCRIPTION).is_file() and (path / "policy" / DESCRIPTION).is_file():
+            path = path / "policy"
+    except OSError as error:  # a name too long, a folder that may not be searched
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     return Storage(path, lambda name, most: _read_file(path / name, most))
 
 
 def _read_file(path: Path, most: int) -> bytes | None:
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         _check_size(path, path.stat().st_size, most)
         return path.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -123,11 +129,14 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         raise UserError(f"{path}: the policy bundle cannot be written: {error.strerror}.") from None
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """A folder with exactly these files at `path`, written beside it and moved there when complete.
+    """A folder with these files at `path`, written beside it and moved there when complete.
+
+    Other files that somebody put into the bundle before stay in it.
 
     Raises:
         UserError: Something else is there, or it cannot be written.
@@ -145,11 +154,21 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         _swap(new, path, old)
+        _carry_over(old, path)
     except OSError as error:
         raise UserError(f"{path}: the policy bundle cannot be written: {error.strerror}.") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(old: Path, path: Path) -> None:
+    """Moves what is not a bundle's own from the folder before into this one, and removes the rest of it."""
+    if not old.is_dir():
+        return
+    for entry in old.iterdir():
+        if entry.name not in NAMES:
+            entry.replace(path / entry.name)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _swap(new: Path, path: Path, old: Path) -> None:

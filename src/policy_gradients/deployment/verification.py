@@ -5,19 +5,22 @@ with. Two answers agree where they are within `TOLERANCE` of each other, absolut
 largest number in the row; float32 sums in another order differ by about that much of their size.
 """
 
+import contextlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from policy_gradients.deployment.bundle import Bundle, read_bundle
-from policy_gradients.deployment.c99.build import compile_c, write_c
+from policy_gradients.deployment.c99.build import compile_c, find_compiler, write_c
 from policy_gradients.deployment.c99.reference import TOLERANCE, tolerance_of
 from policy_gradients.deployment.measure import RUNTIMES, random_observations, resident_bytes
 from policy_gradients.errors import UserError
@@ -55,16 +58,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verification:
-    """All runtimes measured, and why others were not."""
+    """All runtimes measured; why others are not installed, and why others that are failed."""
 
     measured: list[Measured]
     skipped: dict[str, str]
     observations: int
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
-        """Whether every runtime that could be run agrees."""
-        return all(each.agrees for each in self.measured)
+        """Whether every runtime that is installed runs and agrees."""
+        return not self.failed and all(each.agrees for each in self.measured)
 
 
 def verify(path: str | Path, *, observations: int = 10_000, seconds: float = 1.0) -> Verification:
@@ -76,41 +80,59 @@ def verify(path: str | Path, *, observations: int = 10_000, seconds: float = 1.0
         seconds: How long each runtime's latency is measured.
 
     Raises:
-        UserError: There is no bundle, or a runtime that is installed fails.
+        UserError: There is no bundle.
     """
-    bundle = read_bundle(path)
-    measured, skipped = [], {}
+    bundle, path = read_bundle(path), Path(path)
+    skipped = missing_runtimes()
+    found = Verification([], skipped, observations)
     with tempfile.TemporaryDirectory(prefix="verify-") as name:
         folder, expected = Path(name), None
-        models, skipped = _export(bundle, Path(path), folder)
         for runtime in RUNTIMES:
-            if runtime not in models:
+            if runtime in skipped:
                 continue
-            found, figures = _run(runtime, Path(path), models[runtime], folder, observations, seconds)
-            expected = expected or found
-            measured.append(_judge(runtime, found, expected, bundle, figures, _size(models[runtime])))
-        if "C" in models and expected is not None:
-            measured.append(_run_program(bundle, folder, expected, observations))
-    return Verification(measured, skipped, observations)
+            with _noting(runtime, found.failed):
+                model = _export(runtime, bundle, path, folder)
+                answers, figures = _run(runtime, path, model, folder, observations, seconds)
+                expected = expected or answers
+                found.measured.append(_judge(runtime, answers, expected, bundle, figures, _size(model)))
+                if runtime == "C":
+                    found.measured.append(_run_program(bundle, folder, expected, observations))
+    return found
 
 
-def _export(bundle: Bundle, path: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """What each runtime reads; and for those that are not installed, why not."""
-    models, skipped = {"JAX": path, "NumPy": path}, {}
+def missing_runtimes() -> dict[str, str]:
+    """Which runtimes are not installed, and what to do about it."""
+    missing = {}
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")):
+        missing["ONNX Runtime"] = "onnx and onnxruntime are not installed: pip install 'policy-gradients[export]'"
     try:
-        import onnxruntime  # noqa: F401, asked for here so that its absence is told
+        find_compiler()
+    except UserError as error:
+        missing["C"] = str(error)
+    return missing
 
+
+@contextlib.contextmanager
+def _noting(runtime: str, failed: dict[str, str]) -> Iterator[None]:
+    """Goes on after a runtime that fails, and keeps the reason."""
+    try:
+        yield
+    except subprocess.TimeoutExpired:
+        failed[runtime] = f"no answer within {_TIMEOUT:g} seconds."
+    except (UserError, OSError, ImportError) as error:
+        failed[runtime] = (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _export(runtime: str, bundle: Bundle, path: Path, folder: Path) -> Path:
+    """What a runtime reads."""
+    if runtime == "ONNX Runtime":
         from policy_gradients.deployment.onnx import write_onnx
 
-        models["ONNX Runtime"] = write_onnx(bundle, folder / "policy.onnx")
-    except (ImportError, UserError):
-        skipped["ONNX Runtime"] = "onnx and onnxruntime are not installed: pip install 'policy-gradients[export]'"
-    try:
+        return write_onnx(bundle, folder / "policy.onnx")
+    if runtime == "C":
         source = next(file for file in write_c(bundle, folder) if file.suffix == ".c")
-        models["C"] = compile_c(source, folder / "policy.so")
-    except UserError as error:
-        skipped["C"] = str(error)
-    return models, skipped
+        return compile_c(source, folder / "policy.so")
+    return path
 
 
 def _run(
@@ -125,7 +147,7 @@ def _run(
         capture_output=True, text=True, check=False, timeout=_TIMEOUT, env={**os.environ, **_ONE_THREAD},
     )  # fmt: skip
     if done.returncode != 0:
-        raise UserError(f"verify: {runtime} fails: {(done.stderr.splitlines() or ['it says nothing'])[-1]}")
+        raise UserError((done.stderr.splitlines() or ["It says nothing."])[-1])
     figures = json.loads(done.stdout.splitlines()[-1])
     figures["startup"] = figures["first_action"] - began
     with np.load(out, allow_pickle=False) as arrays:
@@ -220,7 +242,7 @@ def _ask(program: Path, bundle: Bundle, obs: np.ndarray) -> np.ndarray:
         timeout=_TIMEOUT,
     )  # fmt: skip
     if done.returncode != 0:
-        raise UserError(f"verify: the C program fails: {done.stderr.decode(errors='replace').strip()}.")
+        raise UserError(f"The C program fails: {done.stderr.decode(errors='replace').strip()}.")
     if bundle.description.action.kind == "discrete":
         return np.frombuffer(done.stdout, np.int32).astype(np.int64)
     return np.frombuffer(done.stdout, np.float32).reshape(len(obs), -1)
@@ -254,6 +276,9 @@ def report(verification: Verification) -> str:
         for row in rows
     ]
     lines += [f"not run: {name}: {reason}" for name, reason in verification.skipped.items()]
-    verdict = f"within {TOLERANCE:g}" if verification.agrees else "NOT within the tolerance"
+    lines += [f"FAILED: {name}: {reason}" for name, reason in verification.failed.items()]
+    near = all(each.agrees for each in verification.measured)
+    verdict = f"within {TOLERANCE:g}" if near else "NOT within the tolerance"
+    verdict += f", but {' and '.join(verification.failed)} failed" if verification.failed else ""
     lines.append(f"Golden vectors and {verification.observations:,} random observations: {verdict}.")
     return os.linesep.join(lines)
