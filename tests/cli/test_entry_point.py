@@ -1,6 +1,7 @@
 """The entry point: commands, exit codes, and what importing costs."""
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -204,3 +205,20 @@ def test_modules_in_the_working_folder_can_be_environments_but_hide_no_library(r
     monkeypatch.setattr(sys, "path", [*sys.path])
     run("--version")
     assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_working_folder_that_is_gone_is_done_without(run, tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    code, out, _ = run("--version")
+    assert code == 0 and out.startswith("policy-gradients ")
+
+
+def test_letters_that_the_terminal_lacks_are_no_traceback():
+    code = "import sys; from policy_gradients.cli.main import main; sys.exit(main(['µs']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False
+    )
+    assert done.returncode == 2 and b"there is no command '?s'" in done.stderr

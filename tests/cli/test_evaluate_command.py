@@ -1,5 +1,7 @@
 """`policy-gradients evaluate`: which policy, which environment, which episodes."""
 
+import shutil
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from policy_gradients.cli import evaluate as command
 from policy_gradients.deployment.numpy_policy import load_policy
 from policy_gradients.environments import registry
-from policy_gradients.environments.base import Environment, EnvironmentSpec, Step, box
+from policy_gradients.environments.base import Discrete, Environment, EnvironmentSpec, Step, box
 from policy_gradients.errors import UserError
 from policy_gradients.evaluation import video
 from policy_gradients.training.config import EnvironmentConfig, Experiment, save_experiment
@@ -119,10 +121,63 @@ def test_the_environment_has_the_wrappers_of_the_run_around_the_bundle(policy, r
     assert (env.spec.max_episode_steps, env.spec.num_envs) == (20, 2)
 
 
-def test_a_bundle_without_a_run_gets_its_environment_as_it_comes(policy, tmp_path):
-    env = command.make_environment(policy, command.environment_config(policy, tmp_path), 2)
+@pytest.fixture
+def carried_off(run_folder, tmp_path):
+    """`carried_off(name)` is a copy of the run's bundle under that name, without the run."""
+    return lambda name: shutil.copytree(run_folder / "policy", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["policy", "mine"])
+@pytest.mark.parametrize("config", [None, "robot: {wheel_radius: 0.1}", "env: {id: Pendulum-v1, max_episode_steps: 7}"])
+def test_a_bundle_without_its_run_plays_in_its_own_environment(policy, carried_off, name, config):
+    """With the time limit of training, whatever project it lies in."""
+    bundle = carried_off(name)
+    if config is not None:
+        (bundle.parent / "config.yaml").write_text(config)
+    env = command.make_environment(policy, command.environment_config(policy, bundle), 2)
     env.close()
-    assert (env.spec.id, env.spec.engine, env.spec.max_episode_steps) == ("CartPole-v1", "jax", 500)
+    assert (env.spec.id, env.spec.engine, env.spec.max_episode_steps) == ("CartPole-v1", "jax", 20)
+
+
+def test_a_bundle_names_no_module_to_import(run, cartpole, write_cartpole_policy, tmp_path, monkeypatch):
+    """A stranger's bundle would execute what lies in the folder it was unpacked into."""
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    monkeypatch.chdir(tmp_path)
+    for engine, env_id in (("gymnasium", "evil:X-v0"), ("evil", "X-v0"), ("jax", "evil:CartPole-v1")):
+        write_cartpole_policy(tmp_path, replace(cartpole.spec, id=env_id, engine=engine))
+        code, _, err = run("evaluate", "policy", "--episodes", "1")
+        assert code == 2 and "names the environment" in err and "--env ID" in err and err.count("\n") == 1
+        assert "evil" not in sys.modules
+
+
+def test_another_environment_can_be_asked_for(run, carried_off, unplayed):
+    _, out, _ = run("evaluate", str(carried_off("mine")), "--env", "jax:CartPole-v1", "--episodes", "1")
+    assert out.startswith("CartPole-v1, 1 deterministic")
+
+
+def test_an_environment_with_other_actions_is_refused(policy):
+    action = SimpleNamespace(kind="box", shape=(3,), n=0)
+    other = SimpleNamespace(description=replace(policy.description, action=action))
+    with pytest.raises(UserError, match=r"CartPole-v1 takes actions in Discrete.*, but the policy gives \(3,\)"):
+        command.make_environment(other, EnvironmentConfig("CartPole-v1"), 1)
+
+
+def test_what_is_made_from_a_bundle_lies_beside_it(run_folder, carried_off, tmp_path):
+    assert command.beside(run_folder) == command.beside(run_folder / "policy") == run_folder
+    assert command.beside(carried_off("mine")) == tmp_path
+    (tmp_path / "policy.zip").write_bytes(b"")
+    assert command.beside(tmp_path / "policy.zip") == tmp_path
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "\0"])
+def test_a_path_that_no_file_can_have_holds_no_policy(run, path):
+    code, _, err = run("evaluate", path)
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_a_seed_that_training_refuses_is_refused(run, run_folder):
+    code, _, err = run("evaluate", str(run_folder), "--seed", "1e30")
+    assert code == 2 and "0 to 2³² − 1" in err
 
 
 def test_an_environment_with_other_observations_is_refused(policy):
@@ -161,7 +216,7 @@ def test_scores_are_of_raw_rewards_and_whole_games(policy, clockwork, monkeypatc
 
     def remember(id, num_envs, **options):
         asked.update(options)
-        return clockwork._replace(spec=replace(clockwork.spec, obs_space=box(-1, 1, (4,))))
+        return clockwork._replace(spec=replace(clockwork.spec, obs_space=box(-1, 1, (4,)), action_space=Discrete(2)))
 
     monkeypatch.setattr(registry, "make", remember)
     command.make_environment(policy, EnvironmentConfig("CartPole-v1", reward_clip=1.0, frame_stack=2), 2)

@@ -311,3 +311,9 @@ def test_an_atari_game_is_filmed_as_the_policy_sees_it(tmp_path: Path) -> None:
     meta, frames = frames_of(film.path)
     assert film.length == 20 and meta[2:4] == (504, 504)
     assert frames[-1].max() > 100
+
+
+def test_a_film_where_a_folder_is_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RenderingUnavailable, match="cannot be written"):
+        record_video(constant, "Painting-v0", tmp_path)
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*.mp4"))

@@ -46,6 +46,14 @@ def not_negative(text: str) -> int:
     return _at_least(0, text)
 
 
+def seed(text: str) -> int:
+    """A seed, from 0 to 2³² − 1, for `type=`."""
+    number = not_negative(text)
+    if number >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2³² − 1, got {text!r}")
+    return number
+
+
 def devices(text: str) -> int | Literal["all"]:
     """A number of devices, or "all" (also as -1), for `type=`."""
     return "all" if text in ("all", "-1") else positive(text)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from policy_gradients.cli.arguments import Parser, not_negative, positive
+from policy_gradients.cli.arguments import Parser, positive, seed
 from policy_gradients.cli.runtime import start_jax
 from policy_gradients.errors import UserError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 COPIES = 64
 """Most environments played at once: more would cost memory and start-up for no speed."""
+
+
+RUN_POLICIES = ("policy", "policy_best")
+"""The bundles in a run's folder: its last policy, and its best so far."""
 
 
 class Played(NamedTuple):
@@ -35,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     from policy_gradients.deployment.numpy_policy import load_policy
 
     policy = load_policy(bundle, seed=options.seed)
-    config = environment_config(policy, bundle)
+    config = environment_config(policy, bundle, options.env)
     with computing_on("cpu"):  # where the policy acts: a few copies, step by step, would keep a GPU waiting
         env = make_environment(policy, config, min(options.episodes, COPIES))
         try:
@@ -46,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.video is not None:
         from policy_gradients.evaluation.video import record_video
 
-        out = Path(options.video or options.path / "evaluation.mp4")
+        out = Path(options.video or beside(options.path) / "evaluation.mp4")
         record_video(
             policy, config.id, out, seed=options.seed, frame_stack=config.frame_stack, env_options=config.kwargs
         )
@@ -57,9 +61,10 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("evaluate", "Plays whole episodes with a trained policy, its normaliser frozen.")
     parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder, or a policy bundle")
+    parser.add_argument("--env", metavar="ID", help="play in this environment instead of the policy's own")
     parser.add_argument("--episodes", type=positive, default=100, help="how many (100, as for published results)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most likely ones")
-    parser.add_argument("--seed", type=not_negative, default=0, help="of first states and drawn actions (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of first states and drawn actions (0)")
     parser.add_argument("--video", nargs="?", const="", metavar="FILE", help="film an episode (evaluation.mp4 in RUN)")
     return parser
 
@@ -70,32 +75,80 @@ def find_bundle(path: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    if path.suffix == ".zip" and path.is_file():
-        return path
-    for folder in (path, path / "policy", path / "policy_best"):
-        if (folder / "policy.json").is_file():
-            return folder
-    raise UserError(f"{path} holds no policy; give a run's folder that has finished, been evaluated once, or a bundle.")
+    try:
+        if path.is_file():
+            return path.parent if path.name == "policy.json" else path
+        for folder in (path, *(path / name for name in RUN_POLICIES)):
+            if (folder / "policy.json").is_file():
+                return folder
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    raise UserError(
+        f"{path} holds no policy; give a bundle, or the folder of a run that has finished or been evaluated once "
+        "(a run with networks of your own writes none)."
+    )
 
 
-def environment_config(policy: "NumpyPolicy", bundle: Path) -> "EnvironmentConfig":
-    """The environment of the run around the bundle; without a run, the one that the bundle names, at its defaults."""
-    from policy_gradients.training.config import EnvironmentConfig, load_experiment
+def beside(path: Path) -> Path:
+    """The folder for what is made from the policy of a path: the run's, or the one that the bundle lies in."""
+    bundle = find_bundle(path)
+    return path if path.is_dir() and path != bundle else bundle.parent
 
-    for folder in (bundle, bundle.parent):
-        if (folder / "config.yaml").is_file():
-            return load_experiment(folder / "config.yaml").env
-    described = policy.description.environment
+
+def environment_config(policy: "NumpyPolicy", bundle: Path, env_id: str | None = None) -> "EnvironmentConfig":
+    """Where to play: in the environment of the run around the bundle; without a run, in the one that the bundle names.
+
+    Args:
+        policy: Of the bundle.
+        bundle: Its path.
+        env_id: Play in this environment instead, with the wrappers that the policy needs.
+
+    Raises:
+        UserError: The run's settings cannot be read, or the bundle names an environment that is not the library's own
+            (to play there imports the module named, which is for whoever asks to say).
+    """
+    from policy_gradients.environments.registry import PREFIXES
+    from policy_gradients.training.config import EnvironmentConfig
+
+    observation, described = policy.description.observation, policy.description.environment
+    wrappers: dict[str, Any] = {"frame_stack": observation.frames, "obs_clip": observation.clip}
+    if env_id is not None:
+        return EnvironmentConfig(env_id, **wrappers)
+    around = _run_around(bundle, described.id)
+    if around is not None:
+        return around
+    if described.engine not in PREFIXES or ":" in described.id:
+        raise UserError(
+            f"evaluate: {bundle} names the environment {described.id[:60]!r} of {described.engine[:60]!r}, which is "
+            "none of this library's; evaluate the run's folder, or give --env ID if you trust the module that it names."
+        )
     engine = "mujoco" if described.engine == "warp" else described.engine  # scores are C's, wherever it was trained
-    return EnvironmentConfig(f"{engine}:{described.id}")
+    return EnvironmentConfig(f"{engine}:{described.id}", max_episode_steps=described.max_episode_steps, **wrappers)
+
+
+def _run_around(bundle: Path, env_id: str) -> "EnvironmentConfig | None":
+    """The environment of the run whose policy this is; None where the bundle lies somewhere else."""
+    from policy_gradients.training.config import load_experiment
+
+    settings = bundle.parent / "config.yaml"
+    if bundle.name not in RUN_POLICIES or not settings.is_file():
+        return None
+    try:
+        env = load_experiment(settings).env
+    except UserError:
+        if (bundle.parent / "checkpoints").is_dir():
+            raise
+        return None
+    return env if env.id.endswith(env_id) else None
 
 
 def make_environment(policy: "NumpyPolicy", config: "EnvironmentConfig", num_envs: int) -> "Environment":
     """The environment as scores are reported: raw rewards, whole episodes, and actions in the simulator's own units.
 
     Raises:
-        UserError: The environment's observations are not the policy's.
+        UserError: The environment's observations or actions are not the policy's.
     """
+    from policy_gradients.environments.base import Discrete
     from policy_gradients.environments.registry import make
 
     options: dict[str, Any] = {**config.kwargs}
@@ -109,6 +162,14 @@ def make_environment(policy: "NumpyPolicy", config: "EnvironmentConfig", num_env
         raise UserError(
             f"evaluate: {config.id} gives observations of shape {env.spec.obs_space.shape}, but the policy expects "
             f"{policy.description.observation.shape}. Evaluate the run's folder, which knows the wrappers."
+        )
+    described = policy.description.action
+    space = env.spec.action_space
+    if (space.n if isinstance(space, Discrete) else space.shape) != (described.n or described.shape):
+        env.close()
+        raise UserError(
+            f"evaluate: {config.id} takes actions in {space}, but the policy gives {described.n or described.shape} of "
+            f"kind {described.kind}. Name an environment with the same actions."
         )
     return env
 

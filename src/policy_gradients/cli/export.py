@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policy_gradients.cli.arguments import Parser
-from policy_gradients.cli.evaluate import find_bundle
+from policy_gradients.cli.evaluate import beside, find_bundle
 from policy_gradients.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -45,23 +45,23 @@ def _parser() -> Parser:
 
 
 def _export(options: argparse.Namespace, path: Path, bundle: "Bundle") -> list[Path]:
-    beside = options.path if options.path.is_dir() else options.path.parent
+    folder = beside(options.path)
     if options.format == "c99":
         from policy_gradients.deployment.c99 import write_c
 
-        return write_c(bundle, options.out or beside / "c99", options.name)
+        return write_c(bundle, options.out or folder / "c99", options.name)
     if options.format == "zip":
         from policy_gradients.deployment.bundle import zip_bundle
 
-        return [zip_bundle(path, options.out or beside / "policy.zip")]
+        return [zip_bundle(path, options.out or folder / "policy.zip")]
     if options.format == "leapp":
         from policy_gradients.deployment.leapp import write_leapp
 
-        return write_leapp(bundle, options.out or beside / "leapp")
+        return write_leapp(bundle, options.out or folder / "leapp")
     from policy_gradients.deployment.onnx import read_metadata, write_onnx
 
     metadata = read_metadata(options.metadata) if options.metadata is not None else None
-    out = options.out or beside / "policy.onnx"
+    out = options.out or folder / "policy.onnx"
     return [
         write_onnx(bundle, out, stochastic=options.stochastic, distribution=options.distribution, metadata=metadata)
     ]

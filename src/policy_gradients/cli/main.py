@@ -1,5 +1,7 @@
 """The entry point: finds the command, runs it, and turns what goes wrong into a sentence and an exit code."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if os.getcwd() not in sys.path:  # for `my_module:MyEnv-v0`; last, so that no file here hides a library
-            sys.path.append(os.getcwd())
+        _show_any_text()
+        _find_own_modules()
         return _dispatch(arguments)
     except UserError as error:
         return _leave(_complain(error, BAD_INPUT))
@@ -55,6 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.excepthook(type(error), error, error.__traceback__)
         return _leave(FAILED)
+
+
+def _show_any_text() -> None:
+    """Under an encoding that lacks a letter (ASCII, say) it is told as a question mark and not by a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _find_own_modules() -> None:
+    """Puts the working directory on the path, for `my_module:MyEnv-v0`; last, so that no file there hides a library."""
+    with contextlib.suppress(OSError):  # it may have been deleted
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _joined() -> bool:

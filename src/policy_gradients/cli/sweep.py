@@ -125,6 +125,7 @@ class _Lines:
 def _report(sweep: "Sweep", folder: Path, status: str, outcomes: "list[Outcome]") -> int:
     """The table of the best trials, the picture, and how to go on; the exit code."""
     from policy_gradients.evaluation.history import plot_history
+    from policy_gradients.training.saving import quoted
     from policy_gradients.training.study import best_of, score_or_worst
 
     scored = sorted((each for each in outcomes if each.score is not None), key=score_or_worst, reverse=True)
@@ -136,12 +137,12 @@ def _report(sweep: "Sweep", folder: Path, status: str, outcomes: "list[Outcome]"
     if status != "finished":
         print(
             f"Stopped after {len(outcomes)} of {sweep.trials} trials; "
-            f"continue: policy-gradients sweep --sweep-dir {folder}"
+            f"continue: policy-gradients sweep --sweep-dir {quoted(folder)}"
         )
     elif best_of(outcomes) is None:
         print("No trial came to its end with a return; look at the notes above.")
     if scored:
-        print(f"Train with the best: policy-gradients train --config {folder / 'best.yaml'}")
+        print(f"Train with the best: policy-gradients train --config {quoted(folder / 'best.yaml')}")
     return EXIT_CODES[status]
 
 

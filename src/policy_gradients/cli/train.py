@@ -1,5 +1,6 @@
 """`policy-gradients train`: one run, from flags, files and presets."""
 
+import math
 import shutil
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -84,7 +85,8 @@ def report_seeds(finished: "SeedRuns") -> int:
     rows: list[tuple[object, ...]] = [("seed", "return", "steps", "status")]
     for run in finished.runs:
         steps = int(run.result.get("time/total_timesteps", 0))
-        score = f"{final_return(run.result):,.1f}"
+        reached = final_return(run.result)
+        score = "–" if math.isnan(reached) else f"{reached:,.1f}"
         rows.append((run.path.name.removeprefix("seed"), score, f"{steps:,}", run.result["status"]))
     print(f"\n{table(rows)}\n")
     interval = finished.interval()

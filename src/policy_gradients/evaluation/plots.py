@@ -1,5 +1,6 @@
 """Pictures of learning curves."""
 
+import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -217,12 +218,15 @@ def _check_metrics(runs: Sequence[RunLog], x: str, y: str | None) -> None:
 def save_picture(figure: Figure, out: Path) -> None:
     """The picture at `out`, whole or not at all."""
     picture: Any = io.BytesIO()
+    partial = out.with_name(f".{out.name}.partial")
     try:
         figure.savefig(picture, format=out.suffix.lstrip(".") or "png")
-        partial = out.with_name(f".{out.name}.partial")
         partial.write_bytes(picture.getvalue())
         partial.replace(out)
     except ValueError:
         raise UserError(f"{out}: pictures can be .png, .svg or .pdf, not {out.suffix!r}.") from None
     except OSError as error:
         raise UserError(f"{out}: the picture cannot be written: {error.strerror}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

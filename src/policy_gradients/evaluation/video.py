@@ -303,10 +303,13 @@ def _write(ffmpeg: str, path: Path, recording: _Recording) -> None:
         if process.returncode:
             raise RenderingUnavailable(f"{path} cannot be written: {_first_line(complaint.decode(errors='replace'))}")
         partial.replace(path)
+    except OSError as error:
+        raise RenderingUnavailable(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         process.kill()
         process.communicate()
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _find_ffmpeg() -> str:
