@@ -34,6 +34,17 @@ def test_a_batch_of_random_steps_stays_within_the_observation_space(env_id):
     assert steps.valid.all()
 
 
+@pytest.mark.parametrize("env_id", CLASSIC_IDS)
+def test_numbers_are_float32_whatever_jaxs_x64_flag(env_id):
+    with jax.enable_x64(True):
+        environment = make_classic(env_id, 2)
+        shapes = jax.eval_shape(environment.reset, jax.random.key(0))[1]
+        state = environment.reset(jax.random.key(0))[0]
+        action = jnp.zeros((2, *environment.spec.action_space.shape), environment.spec.action_space.dtype)
+        step = jax.eval_shape(environment.step, state, action)[1]
+    assert {shapes.dtype, step.obs.dtype, step.reward.dtype} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [

@@ -160,3 +160,14 @@ def test_tensorboard_hides_what_lies_beyond_the_resumed_update(tmp_path, tensorb
     logged(tmp_path / "metrics.jsonl", [1, 2, 3])
     make_loggers(tensorboard, tmp_path, start=2).__exit__(None, None, None)
     assert made[0].purge_step == 201
+
+
+def test_a_run_does_not_go_on_behind_a_damaged_line(path):
+    """The rows after it would be cut off, and nobody has them elsewhere."""
+    logged(path, range(1, 6))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"garbage\n", *lines[3:]]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 3: expected a row of metrics as JSON"):
+        JsonlLogger(path, 5)
+    assert path.read_bytes() == before

@@ -1,5 +1,6 @@
 """Networks and environments of a user's own that do not suit are refused before anything is compiled."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 import policy_gradients as pg
+from policy_gradients.environments import registry
 from policy_gradients.environments.base import Discrete, EnvironmentSpec, box
+from policy_gradients.errors import UserError
 from policy_gradients.training import loop, seeds
+from policy_gradients.training.config import EnvironmentConfig, Experiment, LoggingConfig
 from policy_gradients.training.setup import build
 
 SPECS = {
@@ -143,3 +147,19 @@ def train_two(experiment, run_dir, **parts):
 def test_what_make_env_returns_is_checked(make_env, sentence, train, tmp_path):
     with pytest.raises(pg.UserError, match=rf"^make_env {sentence}.*pg\.make\(MyEnv, num_envs=num_envs\)"):
         train(SHORT, tmp_path / "run", make_env=make_env)
+
+
+def train_one_seed(experiment, folder, **own):
+    return seeds.train_seeds(experiment, 1, folder, **own)
+
+
+@pytest.mark.parametrize("trained", [loop.train, train_one_seed])
+def test_an_environment_that_no_bundle_could_describe_is_refused_before_it_is_trained_in(tmp_path, trained):
+    def make(num_envs):
+        env = registry.make("CartPole-v1", num_envs)
+        return env._replace(spec=replace(env.spec, dt=-0.02))
+
+    experiment = Experiment(env=EnvironmentConfig("Mine-v0"), logging=LoggingConfig(progress="none"))
+    with pytest.raises(UserError, match=r"no policy could be written for this environment.*dt cannot be -0\.02"):
+        trained(experiment, tmp_path / "run", make_env=make)
+    assert not list(tmp_path.glob("run/*"))

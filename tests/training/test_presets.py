@@ -107,3 +107,8 @@ def test_a_run_on_the_processor_gets_no_settings_of_a_gpu():
 def test_settings_of_the_environment_that_are_wrong_choose_no_gpu():
     with pytest.raises(UserError, match=r"env\.num_envs: expected a whole number"):
         compose({"env": {"id": "HalfCheetah-v4", "num_envs": "many"}})
+
+
+def test_more_worlds_than_any_number_choose_no_gpu():
+    with pytest.raises(UserError, match="num_envs"):
+        compose({"env": {"id": "HalfCheetah-v4", "num_envs": float("inf")}})

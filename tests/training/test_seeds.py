@@ -11,7 +11,7 @@ from policy_gradients.cli.main import main
 from policy_gradients.deployment.numpy_policy import load_policy
 from policy_gradients.errors import UserError
 from policy_gradients.networks import NetworkConfig
-from policy_gradients.training import api, loop, seeds, session
+from policy_gradients.training import api, loop, member_run, saving, seeds, session
 from policy_gradients.training.config import (
     CheckpointConfig,
     EnvironmentConfig,
@@ -169,3 +169,40 @@ def test_no_seeds_and_equal_seeds_are_refused(wrong, tmp_path):
 def test_numbers_that_cannot_differ_are_refused(numbers, message, tmp_path):
     with pytest.raises(UserError, match=message):
         seeds.train_seeds(CARTPOLE, 2, tmp_path / "both", numbers=numbers)
+
+
+def test_a_seed_that_is_being_trained_is_nobody_elses(tmp_path, monkeypatch):
+    """A second process on its folder would spoil the metrics and the checkpoints of both."""
+    refused = []
+
+    def resumed(run, at, i, told):
+        with pytest.raises(UserError, match=r"Another process works on .*seed3"), saving.alone(run.path):
+            pass
+        refused.append(run.path.name)
+
+    monkeypatch.setattr(member_run.MemberRun, "note", resumed)
+    seeds.train_seeds(replace(CARTPOLE, total_steps=UPDATE), [3], tmp_path / "seeds")
+    assert refused == ["seed3"]
+    with saving.alone(tmp_path / "seeds" / "seed3"):
+        pass
+
+
+@pytest.mark.parametrize("wrong", [2.0, "ab", True, [0.5, 1.9], [True], None])
+def test_seeds_are_whole_numbers(wrong, tmp_path):
+    with pytest.raises(UserError, match="seeds: expected how many, or whole numbers"):
+        seeds.train_seeds(CARTPOLE, wrong, tmp_path / "runs")
+
+
+def test_seeds_may_be_numpys():
+    assert seeds._chosen(CARTPOLE, np.int64(2)) == seeds._chosen(CARTPOLE, np.arange(2)) == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [0.1, ["a", 1], "ab", [0.1]])
+def test_numbers_are_one_for_each_seed(wrong, tmp_path):
+    with pytest.raises(UserError, match="learning_rate needs one number for each of 2 seeds"):
+        seeds.train_seeds(CARTPOLE, 2, tmp_path / "runs", numbers={"learning_rate": wrong})
+
+
+def test_a_folder_is_a_path():
+    with pytest.raises(UserError, match="run_dir: expected a path, got 5"):
+        seeds.train_seeds(CARTPOLE, 2, 5)

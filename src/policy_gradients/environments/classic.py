@@ -100,7 +100,7 @@ def _checked_options(id: str, defaults: Mapping[str, Any], given: Mapping[str, A
 
 def _uniform_reset(low: tuple[float, ...], high: tuple[float, ...], observe: Callable[[Array], Array]) -> RawReset:
     def reset(key: Array) -> tuple[Array, Array]:
-        state = jax.random.uniform(key, (len(low),), minval=jnp.array(low), maxval=jnp.array(high))
+        state = jax.random.uniform(key, (len(low),), jnp.float32, jnp.array(low), jnp.array(high))
         return state, observe(state)
 
     return reset
@@ -181,7 +181,7 @@ def _acrobot_step(key: Array, state: Array, action: Array) -> Any:
     k3 = _acrobot_derivative(state + dt / 2 * k2, torque)
     k4 = _acrobot_derivative(state + dt * k3, torque)
     state = state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)  # Runge–Kutta of fourth order
-    bound = jnp.array(_ACROBOT_MAX_SPEED)
+    bound = jnp.array(_ACROBOT_MAX_SPEED, jnp.float32)
     state = jnp.concatenate([_wrap(state[:2]), jnp.clip(state[2:], -bound, bound)])
     terminated = -jnp.cos(state[0]) - jnp.cos(state[1] + state[0]) > 1  # the tip is one link above the pivot
     return state, _acrobot_observe(state), jnp.where(terminated, 0.0, -1.0), terminated

@@ -31,9 +31,13 @@ class JsonlLogger:
     Args:
         path: The file; made, or continued.
         start: The last update to keep. Lines of later ones (from before a resume) and a line cut off by a crash go.
+
+    Raises:
+        UserError: A line before the last is damaged, or the file cannot be written.
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
+        _check_whole(path)
         keep = sum(len(line) for line, row in _rows(path) if row.get("time/iterations", 0) <= start)
         self._path = path
         try:
@@ -145,6 +149,20 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
             if not line.endswith(b"\n") or not isinstance(row, dict):
                 return
             yield line, row
+
+
+def _check_whole(path: Path) -> None:
+    """Refuses to go on behind a damaged line: the rows after it, which nobody has elsewhere, would be cut off."""
+    if not path.is_file():
+        return
+    whole = sum(1 for _ in _rows(path))
+    with path.open("rb") as file:
+        lines = sum(1 for _ in file)
+    if whole < lines - 1:
+        raise UserError(
+            f"{path}, line {whole + 1}: expected a row of metrics as JSON, but the line is damaged; delete it "
+            "to keep the other rows, or move the file away to begin a new one."
+        )
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

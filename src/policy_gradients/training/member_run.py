@@ -1,5 +1,6 @@
 """What one seed among many leaves behind: the same folder as a run of its own."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from policy_gradients.training.config import Experiment, save_experiment
 from policy_gradients.training.loggers import make_loggers
 from policy_gradients.training.population import Stage, of_member
 from policy_gradients.training.products import write_policy
-from policy_gradients.training.saving import save_state
+from policy_gradients.training.saving import alone, save_state
 from policy_gradients.training.session import Run
 from policy_gradients.training.setup import RunState
 
@@ -39,6 +40,8 @@ class MemberRun:
         self._env, self._exportable = env, exportable
         self._best, self._saved = -math.inf, -1
         path.mkdir(parents=True)
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(alone(path))
         save_experiment(experiment, path / "config.yaml")
         self._loggers = make_loggers(experiment, path)
         self._learner: Any = None
@@ -80,8 +83,9 @@ class MemberRun:
         return Run(self.path, {**self.result, "status": status})
 
     def close(self) -> None:
-        """Closes its files."""
+        """Closes its files, and leaves the folder to others."""
         self._loggers.__exit__(None, None, None)
+        self._held.close()
 
     def _write(self, at: Stage, i: int, time_elapsed: float, name: str | None) -> None:
         state = RunState(of_member(at.learner, i), of_member(at.carry, i))

@@ -108,7 +108,7 @@ def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
     try:
         worlds = None if num_envs is None else int(float(num_envs))
         engine, _ = settle(env.get("id", EnvironmentConfig.id), env.get("engine", EnvironmentConfig.engine), worlds)
-    except (UserError, TypeError, ValueError):
+    except (UserError, TypeError, ValueError, OverflowError):
         return False  # what is wrong is said when the settings are read
     if engine not in ("jax", *SUITES):
         return engine == "warp"

@@ -1,6 +1,7 @@
 """What a run leaves behind: evaluations, the policy bundle, the learning curve and the film."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from policy_gradients.environments.base import Environment, EnvironmentSpec
 from policy_gradients.errors import UserError
-from policy_gradients.estimation.normalization import Statistics
+from policy_gradients.estimation.normalization import Statistics, init_statistics
 from policy_gradients.evaluation.evaluate import Evaluator, eval_metrics, make_evaluator
 from policy_gradients.training.config import Experiment, config_hash
 from policy_gradients.training.devices import on_one_device
@@ -37,6 +38,23 @@ class Evaluation(NamedTuple):
         """`eval/…` metrics under frozen statistics; the parameters may lie on several devices, evaluations use one."""
         params, statistics = on_one_device((params, statistics))
         return eval_metrics(self.run(key, params, statistics, self.deterministic), self.deterministic)
+
+
+def check_describable(experiment: Experiment, agent: ActorCritic, spec: EnvironmentSpec) -> None:
+    """Refuses, before it is trained in, an environment that no policy bundle could describe.
+
+    Raises:
+        UserError: What its spec says makes no sense (a step of no time, names for other coordinates).
+    """
+    from policy_gradients.deployment.agent import describe_agent
+    from policy_gradients.deployment.description import parse_description
+
+    normalization = experiment.hyperparameters.normalization
+    statistics = jax.eval_shape(partial(init_statistics, normalization, agent.obs, spec.num_envs))
+    try:
+        parse_description(describe_agent(spec, experiment.network, normalization, statistics, {}))
+    except UserError as error:
+        raise UserError(f"{spec.id}: no policy could be written for this environment. {error}") from None
 
 
 def write_policy(

@@ -52,6 +52,7 @@ RANGES = {
     "hyperparameters.eta_init": POSITIVE,
     "hyperparameters.alpha_init": POSITIVE,
     "hyperparameters.normalization.obs_clip": POSITIVE,
+    "hyperparameters.normalization.reward_clip": POSITIVE,
     "hyperparameters.normalization.reward_scale": POSITIVE,
     "env.num_envs": AT_LEAST_ONE,
     "env.num_threads": NOT_NEGATIVE,

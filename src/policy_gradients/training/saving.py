@@ -137,8 +137,10 @@ def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -
         name = experiment.env.id.replace("/", "_").replace(":", "_")
         stem = f"{experiment.algorithm}-{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
-    else:
+    elif isinstance(run_dir, str | os.PathLike):
         run = Path(run_dir)
+    else:
+        raise UserError(f"run_dir: expected a path, got {run_dir!r}.")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(
             f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "

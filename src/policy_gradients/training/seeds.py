@@ -5,8 +5,9 @@ what the run of that seed alone draws, so its folder can be resumed, evaluated a
 """
 
 import math
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,9 @@ from policy_gradients.training.config import Experiment, validate
 from policy_gradients.training.member_run import MemberRun
 from policy_gradients.training.own_parts import checked_agent, checked_maker
 from policy_gradients.training.population import Member, Stage, course, evaluate_members
-from policy_gradients.training.products import Evaluation, make_curve
+from policy_gradients.training.products import Evaluation, check_describable, make_curve
 from policy_gradients.training.progress import Progress, make_progress
-from policy_gradients.training.saving import new_folder
+from policy_gradients.training.saving import new_folder, quoted
 from policy_gradients.training.session import Run
 from policy_gradients.training.setup import blame, make_agent, make_environment
 from policy_gradients.training.signals import StopRequests
@@ -138,6 +139,8 @@ class _Session:
     ) -> None:
         self.experiment, self.parent, self.env = experiments[0], parent, env
         self.agent = make_agent(self.experiment, env.spec) if agent is None else checked_agent(agent, env.spec)
+        if agent is None:
+            check_describable(self.experiment, self.agent, env.spec)
         self.members = [
             Member({name: getattr(e.hyperparameters, name) for name in numbers}, e.seed) for e in experiments
         ]
@@ -160,9 +163,11 @@ class _Session:
             if update < self.updates and status:
                 self.progress.message(
                     f"Stopped after update {update} of {self.updates}; continue a seed: policy-gradients resume "
-                    f"{self.runs[0].path}"
+                    f"{quoted(self.runs[0].path)}"
                 )
-            make_curve([run.path for run in self.runs if run.result], self.parent / "curve.png", self.progress)
+            begun = [run.path for run in self.runs if run.result]
+            if begun:
+                make_curve(begun, self.parent / "curve.png", self.progress)
             return SeedRuns(self.parent, finished)
         finally:
             self.progress.close()
@@ -237,14 +242,25 @@ def _mean(results: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _chosen(experiment: Experiment, seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, int):
-        if seeds < 1:
-            raise UserError(f"seeds: expected 1 or more of them, got {seeds}.")
-        seeds = range(experiment.seed, experiment.seed + seeds)
-    chosen = [int(seed) for seed in seeds]
+    try:
+        if isinstance(seeds, Iterable) and not isinstance(seeds, str):
+            chosen = [_whole(seed) for seed in seeds]
+        elif (count := _whole(seeds)) < 1:
+            raise UserError(f"seeds: expected 1 or more of them, got {count}.")
+        else:
+            chosen = list(range(experiment.seed, experiment.seed + count))
+    except TypeError:
+        raise UserError(f"seeds: expected how many, or whole numbers, got {seeds!r}.") from None
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds: expected one or more seeds, all different, got {list(chosen)}.")
     return chosen
+
+
+def _whole(x: Any) -> int:
+    """An int, also from NumPy; `TypeError` for what would have to be rounded or read."""
+    if isinstance(x, bool):
+        raise TypeError
+    return operator.index(x)
 
 
 def _experiments(
@@ -258,14 +274,21 @@ def _experiments(
                 f"numbers: {name!r} is no hyperparameter of {experiment.algorithm} that is a number and may differ "
                 f"between seeds; these are: {', '.join(known)}.{suggest(name, known)}"
             )
-        if len(values) != len(seeds):
-            raise UserError(f"numbers: {name} needs one number for each of {len(seeds)} seeds, got {len(values)}.")
+        came = len(values) if _are_numbers(values) else repr(values)
+        if came != len(seeds):
+            raise UserError(f"numbers: {name} needs one number for each of {len(seeds)} seeds, got {came}.")
     made = []
     for i, seed in enumerate(seeds):
         own: dict[str, Any] = {name: float(values[i]) for name, values in numbers.items()}
         made.append(replace(experiment, seed=seed, hyperparameters=replace(experiment.hyperparameters, **own)))
         validate(made[-1])
     return made
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Sequence | np.ndarray) and all(
+        isinstance(x, int | float | np.number) and not isinstance(x, bool) for x in values
+    )
 
 
 def _check_together(experiment: Experiment, env: Environment) -> None:

@@ -23,7 +23,7 @@ from policy_gradients.training.calendar import count_updates, is_due, until_due
 from policy_gradients.training.config import Experiment
 from policy_gradients.training.devices import on_one_device
 from policy_gradients.training.loggers import Loggers, make_loggers
-from policy_gradients.training.products import Evaluation, make_pictures, write_policy
+from policy_gradients.training.products import Evaluation, check_describable, make_pictures, write_policy
 from policy_gradients.training.program import Program
 from policy_gradients.training.progress import Progress, SilentProgress, make_progress
 from policy_gradients.training.saving import best_of, is_complete, quoted, restore_state, save_state
@@ -64,6 +64,8 @@ class Session:
         self.experiment, self.run, self.parts = experiment, run, parts
         self.make_eval_env = make_env or partial(make_environment, experiment, evaluation=True)
         self.exportable = agent is None  # a bundle describes our networks only
+        if self.exportable:
+            check_describable(experiment, parts.agent, parts.env.spec)
         self.film = experiment.video and self.exportable and make_env is None
         self.steps_per_update = parts.env.spec.num_envs * experiment.hyperparameters.num_steps
         self.updates = count_updates(experiment.total_steps, self.steps_per_update)

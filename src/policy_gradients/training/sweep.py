@@ -17,7 +17,7 @@ from policy_gradients.training.config import Experiment, load_mapping, parse_exp
 from policy_gradients.training.placement import settle_backend
 from policy_gradients.training.population import Member, moments, train_members
 from policy_gradients.training.preset import merge
-from policy_gradients.training.saving import alone
+from policy_gradients.training.saving import alone, quoted
 from policy_gradients.training.schema import to_plain
 from policy_gradients.training.setup import make_environment
 from policy_gradients.training.signals import StopRequests
@@ -63,7 +63,7 @@ def create_sweep(sweep: Sweep, folder: Path) -> None:
         if replace(load_sweep(folder), trials=sweep.trials, parallel=sweep.parallel) != sweep:
             raise UserError(
                 f"{folder} holds a sweep with other settings; choose another --sweep-dir, or continue that one with "
-                f"nothing but --sweep-dir {folder}."
+                f"nothing but --sweep-dir {quoted(folder)}."
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already exists and is no sweep; choose another --sweep-dir.")
