@@ -85,6 +85,7 @@ def test_none_stays_a_word_where_it_is_one_of_the_choices():
         (hyper(gamma="high"), "hyperparameters.gamma: expected a number, got 'high'."),
         (hyper(gamma=float("nan")), "hyperparameters.gamma: expected a number, got nan."),
         (hyper(recompute_advantages=1), "hyperparameters.recompute_advantages: expected true or false, got 1."),
+        (hyper(normalization={"reward_clip": -1.0}), "normalization.reward_clip: expected a number above 0, got -1.0."),
         (hyper(lr_schedule="linaer"), "kl_adaptive, kl_update, got 'linaer'. Did you mean 'linear'?"),
         (hyper(normalization={"values": True}), "hyperparameters.normalization.values: there is no such setting."),
         (hyper(normalization=3), "hyperparameters.normalization: expected settings by name, got 3."),
