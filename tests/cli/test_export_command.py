@@ -50,6 +50,8 @@ def test_a_zip_acts_as_its_folder_does(run, run_folder, tmp_path):
         (("--format", "onxx"), "Did you mean 'onnx'?"),
         ((), "--format"),
         (("--format", "c99", "--name", "My Policy"), "lower-case identifier"),
+        (("--format", "c99", "--stochastic"), "--stochastic does not go with --format c99; leave it out."),
+        (("--format", "zip", "--name", "p"), "--name does not go with --format zip"),
         (("--format", "onnx", "--metadata", "nowhere.yaml"), "cannot be read as YAML"),
     ],
 )

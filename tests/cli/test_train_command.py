@@ -206,7 +206,9 @@ def test_every_setting_has_exactly_one_flag():
 def test_the_help_explains_every_setting_with_the_value_it_has_on_that_task(run):
     code, out, _ = run("train", "ppo", "--env", "CartPole-v1", "--help")
     assert code == 0
-    assert all(f"  {flag_name(leaf.path)}\n" in out for leaf in leaves(Experiment()) if leaf.path != ("algorithm",))
+    told = [leaf.path for leaf in leaves(Experiment()) if leaf.path not in (("algorithm",), ("env", "kwargs"))]
+    assert all(f"  {flag_name(path)}\n" in out for path in told)
+    assert "--kwargs" not in out and out.count("  --env.kwargs.NAME\n") == 1
     assert "settings of ppo on CartPole-v1" in out
     assert "γ, the discount. [0.98]" in out
 

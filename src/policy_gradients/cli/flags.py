@@ -115,7 +115,7 @@ def describe_flags(experiment: Experiment, width: int = 100) -> str:
     """One paragraph per setting: its flag, what it means, and in brackets its value in `experiment`."""
     paragraphs = []
     for field in leaves(experiment):
-        if field.path == ("algorithm",):
+        if field.path in (("algorithm",), ("env", "kwargs")):  # an argument; one flag for each of its names
             continue
         text = f"{field.doc} [{_shown(field.default)}]"
         body = textwrap.fill(text, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
