@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ from policy_gradients.environments.registry import make
 from policy_gradients.networks import NetworkConfig
 from policy_gradients.training import loop, session
 from policy_gradients.training.config import EnvironmentConfig, EvaluationConfig, Experiment, LoggingConfig
-from policy_gradients.training.population import Member, moments, train_members
+from policy_gradients.training.population import Member, course, moments, train_members
+from policy_gradients.training.setup import make_agent
 
 CARTPOLE = Experiment(
     hyperparameters=PPOConfig(num_steps=16, num_epochs=1, num_minibatches=2),
@@ -56,6 +58,22 @@ def test_a_member_that_diverges_is_minus_infinity_and_the_others_go_on(alone):
     found = curves(CARTPOLE, Member({"learning_rate": 1e38}, 1000), Member({"learning_rate": 1e-3}, 1000))
     assert found[-1, 0] == -np.inf and np.isfinite(found[-1, 1])
     np.testing.assert_allclose(found[-1, 1], alone[-1, 0], rtol=1e-6)
+
+
+def test_parameters_are_drawn_for_one_member_after_another():
+    """Side by side, the QR factorisations of orthogonal weights can wait for each other without end on two cores."""
+    env = make("CartPole-v1", num_envs=4)
+    agent = make_agent(CARTPOLE, env.spec)
+    init = jax.custom_batching.custom_vmap(agent.init)
+
+    @init.def_vmap
+    def batched(axis_size, in_batched, key):
+        raise AssertionError("several members at once")
+
+    members = [Member({"learning_rate": 1e-3}, seed) for seed in (1000, 1001)]
+    at = next(course(CARTPOLE, members, env, agent._replace(init=init), updates=1))
+    weights = jax.tree.leaves(at.learner.params)[1]
+    assert weights.shape[0] == 2 and not np.array_equal(weights[0], weights[1])
 
 
 @pytest.mark.slow

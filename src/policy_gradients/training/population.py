@@ -144,13 +144,21 @@ def _fold(update: int, key: Key) -> Key:
 def _programs(experiment: Experiment, env: Environment, agent: ActorCritic) -> tuple[Any, Any]:
     """`(numbers, keys) -> learners, carries` and `(numbers, keys, update, learners, carries) -> …`, compiled."""
 
+    host = env.spec.on_host
+
     def with_numbers(numbers: Mapping[str, Array]) -> Experiment:
         return replace(experiment, hyperparameters=replace(experiment.hyperparameters, **numbers))
 
-    def start(numbers: Mapping[str, Array], key: Key) -> tuple[LearnerState, Carry]:
-        learner_key, env_key = jax.random.split(key)
-        algorithm = build(with_numbers(numbers), env, agent).algorithm
-        return algorithm.init(learner_key), init_carry(env, env_key)
+    def learner(member: tuple[Mapping[str, Array], Key]) -> LearnerState:
+        numbers, key = member
+        return build(with_numbers(numbers), env, agent).algorithm.init(key)
+
+    def start(numbers: Mapping[str, Array], keys: Key) -> tuple[LearnerState, Carry]:
+        learner_keys, env_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        # One member after another: QR factorisations of batches, side by side, wait for each other without end on the
+        # few threads of a small processor (JAX 0.10), and orthogonal weights are QR factorisations.
+        learners = jax.lax.map(learner, (numbers, learner_keys))
+        return learners, _over_members(partial(init_carry, env), (0,), host)(env_keys)
 
     def iterate(
         numbers: Mapping[str, Array], key: Key, update: Array, learner: LearnerState, carry: Carry
@@ -158,8 +166,7 @@ def _programs(experiment: Experiment, env: Environment, agent: ActorCritic) -> t
         iteration = build(with_numbers(numbers), env, agent).iteration
         return iteration(jax.random.fold_in(key, update), learner, carry)
 
-    host = env.spec.on_host
-    first = jax.jit(_over_members(start, (0, 0), host), compiler_options=compilation.for_few_runs())
+    first = jax.jit(start, compiler_options=compilation.for_few_runs())
     each = _over_members(iterate, (0, 0, None, 0, 0), host)
     donated = () if host else (3, 4)
     return first, jax.jit(each, donate_argnums=donated, compiler_options=compilation.for_training(host))
