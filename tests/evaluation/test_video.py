@@ -185,7 +185,13 @@ def test_a_mujoco_film_is_the_episode_of_its_seed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("policy_gradients.environments.mujoco.render_frames", render_frames)
     films = [
         record_video(
-            lambda obs: np.ones(3, np.float32), "Hopper-v4", tmp_path / "film.mp4", seed=seed, fps=60, max_steps=8
+            lambda obs: np.ones(3, np.float32),
+            "Hopper-v4",
+            tmp_path / "film.mp4",
+            seed=seed,
+            fps=60,
+            max_steps=8,
+            env_options={"device": "cuda:1"} if seed == 2 else None,  # Warp's, and nothing to the film
         )
         for seed in (1, 1, 2)
     ]

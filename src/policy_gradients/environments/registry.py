@@ -7,7 +7,7 @@ id, else Gymnasium. A prefix forces the engine: `jax:`, `mujoco:` (MuJoCo's C en
 Simulators are imported when they are asked for, never when this module is.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def make(
     if evaluation:
         interval = None
         if steps_it == "warp":
-            steps_it, kwargs = "mujoco", {name: value for name, value in kwargs.items() if name != "device"}
+            steps_it, kwargs = "mujoco", without_device(kwargs)
     if steps_it == "envpool" and isinstance(name, str):
         kwargs, frame_stack = _atari_options(name, frame_stack, interval, evaluation, kwargs)
     if steps_it == "warp" and mesh is not None:
@@ -200,6 +200,11 @@ def construct(
     from policy_gradients.environments.probes import make_probe
 
     return (make_classic if id in CLASSIC_IDS else make_probe)(id, num_envs, **limit)
+
+
+def without_device(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a MuJoCo task itself: Warp's `device` is none of the C engine's."""
+    return {name: value for name, value in options.items() if name != "device"}
 
 
 def known_ids(engine: str) -> Iterable[str]:

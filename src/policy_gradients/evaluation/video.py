@@ -19,7 +19,7 @@ import numpy as np
 
 from policy_gradients.environments.base import EnvironmentFailure
 from policy_gradients.environments.host import with_cause
-from policy_gradients.environments.registry import make, resolve
+from policy_gradients.environments.registry import make, resolve, without_device
 from policy_gradients.environments.suites import SUITES, load_task
 from policy_gradients.environments.suites.task import observation_vector
 from policy_gradients.environments.wrappers import image_order
@@ -97,7 +97,7 @@ def record_video(
         fps: Most frames per second; of a faster simulation only every second, third … state is drawn.
         frame_stack: Observations joined into the one that the policy sees, as for `make`; None for as many as the
             policy's bundle says. (Of Atari through EnvPool it says none: its frames are stacked by the simulator.)
-        env_options: The task's own options.
+        env_options: The task's own options; the device of Warp's engine may be among them.
 
     Raises:
         RenderingUnavailable: The task cannot be drawn, fails while it is, or a library is missing.
@@ -141,6 +141,7 @@ def _record_mujoco(policy: Policy, name: str, seed: int, pace: _Pace, options: d
     from policy_gradients.environments.mujoco.batch import MujocoSimulator
     from policy_gradients.environments.mujoco.tasks import load_task
 
+    options = without_device(options)
     simulator = MujocoSimulator(load_task(name, **options), 1, num_threads=1)
     rate = 1.0 / (simulator.spec.dt or 1 / 30)
     positions, rewards, ended = [], [], False
