@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from policy_gradients.environments.base import EnvironmentFailure
+from policy_gradients.training import watch as watching
 from policy_gradients.training.config import EnvironmentConfig, Experiment
 from policy_gradients.training.watch import EngineWatch, settle_engine
 
@@ -39,6 +40,13 @@ def test_another_engine_is_named_only_where_there_is_one(engine, named):
 def test_a_run_keeps_the_engine_that_its_machine_chose():
     experiment, line = settle_engine(Experiment(env=EnvironmentConfig("HalfCheetah-v4")))
     assert experiment.env.engine == "batch" and line.startswith("Engine batch: MuJoCo's C engine on the processor")
+
+
+@pytest.mark.parametrize(("options", "place"), [({}, "the GPU"), ({"device": "cpu"}, "the processor")])
+def test_the_device_that_was_asked_for_is_named(options, place, monkeypatch):
+    monkeypatch.setattr(watching, "settle", lambda *args: ("warp", "as asked for"))
+    line = settle_engine(Experiment(env=EnvironmentConfig("Hopper-v4", engine="warp", num_envs=16, kwargs=options)))[1]
+    assert line == f"Engine warp: MuJoCo Warp on {place}, 16 worlds (as asked for)."
 
 
 def test_nothing_is_said_of_engines_where_there_is_one_only():

@@ -32,7 +32,9 @@ def settle_engine(experiment: Experiment) -> tuple[Experiment, str]:
     if engine not in ("mujoco", "warp"):
         return experiment, ""
     name = "warp" if engine == "warp" else "batch"
-    what = "MuJoCo Warp on the GPU" if engine == "warp" else "MuJoCo's C engine on the processor"
+    device = str(env.kwargs.get("device", "the GPU"))
+    place = "the processor" if device == "cpu" else device
+    what = f"MuJoCo Warp on {place}" if engine == "warp" else "MuJoCo's C engine on the processor"
     line = f"Engine {name}: {what}, {env.num_envs:,} worlds ({reason})."
     if ":" in env.id:
         return experiment, line
