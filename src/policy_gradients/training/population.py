@@ -156,7 +156,7 @@ def _programs(experiment: Experiment, env: Environment, agent: ActorCritic) -> t
     def start(numbers: Mapping[str, Array], keys: Key) -> tuple[LearnerState, Carry]:
         learner_keys, env_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         # One member after another: QR factorisations of batches, side by side, wait for each other without end on the
-        # few threads of a small processor (JAX 0.10), and orthogonal weights are QR factorisations.
+        # few threads of a small processor (JAX 0.10 and 0.12), and orthogonal weights are QR factorisations.
         learners = jax.lax.map(learner, (numbers, learner_keys))
         return learners, _over_members(partial(init_carry, env), (0,), host)(env_keys)
 
