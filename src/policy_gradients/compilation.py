@@ -5,8 +5,22 @@ from functools import cache
 import jax
 
 from policy_gradients import backend
+from policy_gradients.errors import UserError
 
 Options = dict[str, str | bool] | None
+
+
+def check_allowed() -> None:
+    """Refuses to train where JAX is told not to compile: a run is one program, compiled ahead.
+
+    Raises:
+        UserError: `jax_disable_jit` is on.
+    """
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        raise UserError(
+            "jax_disable_jit is on, but a run is one compiled program; turn it off (unset JAX_DISABLE_JIT). "
+            "jax.debug.print and jax.debug.breakpoint show what goes on inside."
+        )
 
 
 def for_training(on_host: bool = False, spread: bool = False) -> Options:

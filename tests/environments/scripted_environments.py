@@ -56,13 +56,13 @@ class Scripted(gymnasium.Env):
 
 
 class Echo(gymnasium.Env):
-    """Observes the action it was given: in `dtype` and within [−2, 2] as a Box, or from 5 to 7 as a Discrete."""
+    """Observes the action it was given: in `dtype` and within ±`bound` as a Box, or from 5 to 7 as a Discrete."""
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
 
-    def __init__(self, discrete: bool = False, dtype: str = "float64") -> None:
+    def __init__(self, discrete: bool = False, dtype: str = "float64", bound: float = 2.0) -> None:
         self.kept = None
-        self.action_space = Discrete(3, start=5) if discrete else Box(-2.0, 2.0, (2,), np.dtype(dtype))
+        self.action_space = Discrete(3, start=5) if discrete else Box(-bound, bound, (2,), np.dtype(dtype))
 
     def reset(self, *, seed=None, options=None):
         return np.zeros(2), {}

@@ -426,6 +426,14 @@ def test_box_actions_arrive_in_the_dtype_of_the_environment_and_may_be_kept(simu
     assert envs.spec.control_bounds.high.tolist() == [2, 2]
 
 
+def test_an_action_at_a_bound_that_float32_cannot_hold_lies_within_the_environments_own(simulator):
+    envs = simulator(scripted.Echo, bound=0.1)  # its `contains` refuses the float32 of 0.1, which is greater
+    envs.reset(0)
+    high = envs.spec.control_bounds.high
+    assert (high.astype(np.float64) > 0.1).all()
+    np.testing.assert_array_equal(envs.step(np.stack([-high, high])).obs, np.float32([[-0.1, -0.1], [0.1, 0.1]]))
+
+
 def test_discrete_actions_are_shifted_to_their_start(simulator):
     envs = simulator(scripted.Echo, discrete=True)
     envs.reset(0)

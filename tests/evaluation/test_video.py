@@ -30,8 +30,10 @@ class Painting(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 10, (1,))
     action_space = gymnasium.spaces.Box(-1, 1, (1,))
 
-    def __init__(self, render_mode: str | None = None, breaks: str = "") -> None:
+    def __init__(self, render_mode: str | None = None, breaks: str = "", bound: float | None = None) -> None:
         self.render_mode, self.breaks = render_mode, breaks
+        if bound is not None:
+            self.action_space = gymnasium.spaces.Box(-bound, bound, (1,), np.float64)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -41,6 +43,7 @@ class Painting(gymnasium.Env):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.dtype == np.float32 or self.action_space.contains(action)
         self.t += 1
         if self.breaks == "step" and self.t == 3:
             raise RuntimeError("the brush broke\nin two")
@@ -127,6 +130,12 @@ def test_the_policy_sees_what_the_simulator_observed(tmp_path: Path) -> None:
 
     film = record_video(policy, "Painting-v0", tmp_path / "film.mp4", max_steps=4)
     assert seen == [0, 1, 2, 3] and film.episode_return == 6
+
+
+def test_an_action_at_a_bound_that_float32_cannot_hold_lies_within_the_environments_own(tmp_path: Path) -> None:
+    high = np.full(1, 0.1, np.float32)  # just beyond 0.1
+    film = record_video(lambda obs: high, "Painting-v0", tmp_path / "film.mp4", env_options={"bound": 0.1})
+    assert film.length == 10
 
 
 @pytest.mark.parametrize("told", [True, False])

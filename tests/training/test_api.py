@@ -63,4 +63,11 @@ def test_anything_else_is_no_configuration(train):
 
 def test_parts_of_your_own_are_handed_on(train):
     agent, make_env = object(), object()
-    assert train(pg.PPOConfig(), agent=agent, make_env=make_env)[2] == {"agent": agent, "make_env": make_env}
+    handed_on = train(pg.PPOConfig(), env="Mine-v0", agent=agent, make_env=make_env)[2]
+    assert handed_on == {"agent": agent, "make_env": make_env}
+
+
+@pytest.mark.parametrize("start", [pg.train, pg.train_seeds])
+def test_an_environment_of_your_own_does_not_take_the_default_tasks_name_and_preset(start, tmp_path):
+    with pytest.raises(pg.UserError, match=r"make_env: name your environment with env=, such as env='Mine-v0'"):
+        start("ppo", make_env=lambda num_envs: None, run_dir=tmp_path / "run")

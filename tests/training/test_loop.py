@@ -352,6 +352,14 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(watch, tmp_path):
     assert f"total_steps: {N * T * 3}" in (run.path / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("given", [2.0 * N * T, f"{2 * N * T}"])
+def test_the_steps_of_a_longer_run_are_a_whole_number_however_they_are_given(given, watch, tmp_path):
+    watch()
+    loop.train(replace(SILENT, total_steps=N * T), tmp_path / "run")
+    assert loop.resume(tmp_path / "run", total_steps=given).result["time/iterations"] == 2
+    assert f"total_steps: {2 * N * T}\n" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_a_run_needs_a_folder_of_its_own(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="already exists and is not empty"):

@@ -11,6 +11,7 @@ import pytest
 
 import policy_gradients as pg
 from policy_gradients.environments import registry
+from policy_gradients.environments.autoreset import autoreset
 from policy_gradients.environments.base import Discrete, EnvironmentSpec, box
 from policy_gradients.errors import UserError
 from policy_gradients.training import loop, seeds
@@ -163,3 +164,45 @@ def test_an_environment_that_no_bundle_could_describe_is_refused_before_it_is_tr
     with pytest.raises(UserError, match=r"no policy could be written for this environment.*dt cannot be -0\.02"):
         trained(experiment, tmp_path / "run", make_env=make)
     assert not list(tmp_path.glob("run/*"))
+
+
+def corridor(obs_size=3, id="Corridor-v0"):
+    """A walk along a line, seen as a state of so many numbers."""
+
+    def reset(key):
+        return jnp.zeros(obs_size), jnp.zeros(3)
+
+    def step(key, state, action):
+        return state + 1.0, jnp.zeros(3), jnp.float32(1), jnp.bool_(False)
+
+    return lambda n: autoreset(EnvironmentSpec(id, "jax", n, box(-9, 9, (3,)), Discrete(2)), reset, step, 5)
+
+
+OTHERS = {
+    "none": (None, "was trained on Corridor-v0, but CartPole-v1 would go on; .* with the make_env= that"),
+    "another name": (corridor(id="Hall-v0"), "was trained on Corridor-v0, but Hall-v0 would go on"),
+    "another state": (corridor(4), r"Corridor-v0: the saved state .* shapes \[\(2, 3\).*, expected \[\(2, 4\)"),
+}
+
+
+@pytest.mark.parametrize(("make_env", "sentence"), OTHERS.values(), ids=OTHERS)
+def test_a_run_goes_on_with_its_own_environment_alone(make_env, sentence, tmp_path):
+    loop.train(SHORT, tmp_path / "run", make_env=corridor())
+    with pytest.raises(UserError, match=sentence):
+        loop.resume(tmp_path / "run", 32, make_env=make_env)
+    assert loop.resume(tmp_path / "run", 48, make_env=corridor()).result["time/total_timesteps"] == 48
+
+
+def test_a_run_with_other_networks_says_what_is_missing_when_it_is_resumed(tmp_path):
+    spec = pg.make("CartPole-v1", 2).spec
+    agent = linear(pg.Categorical, obs=jax.ShapeDtypeStruct(spec.obs_space.shape, jnp.float32))
+    loop.train(SHORT, tmp_path / "run", agent=agent)
+    with pytest.raises(UserError, match=r"does not fit this run: learner\.params.*with its agent=, if any"):
+        loop.resume(tmp_path / "run", 32)
+
+
+@pytest.mark.parametrize("trained", [loop.train, train_one_seed])
+def test_training_without_compiling_is_refused(tmp_path, trained):
+    with jax.disable_jit(), pytest.raises(UserError, match="jax_disable_jit is on, but a run is one compiled program"):
+        trained(SHORT, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

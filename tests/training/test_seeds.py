@@ -160,6 +160,7 @@ def test_no_seeds_and_equal_seeds_are_refused(wrong, tmp_path):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
+        (["gamma"], r"numbers: expected a mapping like .*, got \['gamma'\]"),
         ({"num_steps": [8, 16]}, "'num_steps' is no hyperparameter of a2c that is a number and may differ"),
         ({"learning_rat": [1, 2]}, "Did you mean 'learning_rate'"),
         ({"learning_rate": [1e-3]}, "one number for each of 2 seeds, got 1"),

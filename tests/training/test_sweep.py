@@ -3,6 +3,7 @@
 import fcntl
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -56,6 +57,21 @@ def test_the_best_settings_are_written_as_yaml_that_train_takes(trained, tmp_pat
     assert status == "finished" and len(outcomes) == 12
     assert load_experiment(tmp_path / "s" / "best.yaml").hyperparameters.learning_rate == best.settings[RATE]
     assert best.score is not None and best.score > outcomes[0].score
+
+
+def test_the_best_settings_are_written_also_where_a_kill_came_before_that(trained, tmp_path):
+    sweep = made(tmp_path / "s")
+    run_sweep(sweep, tmp_path / "s")
+    best = tmp_path / "s" / "best.yaml"
+    before = best.read_bytes()
+    best.unlink()
+    run_sweep(sweep, tmp_path / "s")  # which has no trial left
+    assert best.read_bytes() == before
+
+
+def test_a_sweep_without_compiling_is_refused(trained, tmp_path):
+    with jax.disable_jit(), pytest.raises(UserError, match="jax_disable_jit is on"):
+        run_sweep(made(tmp_path / "s"), tmp_path / "s")
 
 
 def test_the_first_trial_has_the_settings_that_the_sweep_starts_from(trained, tmp_path):

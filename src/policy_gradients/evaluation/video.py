@@ -236,12 +236,18 @@ def _gymnasium_frames(
         while not ended and len(rewards) < steps:
             if len(rewards) % stride == 0:
                 yield _picture(env)
-            obs, reward, terminated, truncated, _ = _ask(env, "step", policy(reorder(np.asarray(obs))))
+            action = _within(env.action_space, policy(reorder(np.asarray(obs))))
+            obs, reward, terminated, truncated, _ = _ask(env, "step", action)
             rewards.append(float(reward))
             ended = terminated or truncated
     finally:
         with contextlib.suppress(Exception):  # the film is there, or has a reason of its own not to be
             env.close()
+
+
+def _within(space: Any, action: Any) -> Any:
+    """The action as training gives it to the environment, also where bounds of float64 were rounded to float32."""
+    return np.clip(action, space.low, space.high) if space.dtype == np.float64 else action
 
 
 def _ask(env: Any, call: str, *args: Any, **options: Any) -> Any:

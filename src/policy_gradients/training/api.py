@@ -36,7 +36,7 @@ def train(
         seed: Of everything drawn at random.
         run_dir: A new or empty folder; None for one under `runs/`.
         agent: Networks of your own instead of `network` (no policy bundle is written then).
-        make_env: `num_envs -> Environment` of your own instead of `env`.
+        make_env: `num_envs -> Environment` of your own; `env` then only names the run.
         **fields: Other fields of an `Experiment`, as dataclasses or mappings of what differs: `network`,
             `evaluation`, `checkpoint`, `logging`, `video`.
 
@@ -48,6 +48,7 @@ def train(
         EnvironmentFailure: A simulator failed; the last checkpoint is kept.
         TrainingDiverged: A number became infinite or NaN; the last checkpoint is kept.
     """
+    _check_named(config, env, make_env)
     experiment = _experiment(config, env, total_steps=total_steps, seed=seed, **fields)
     return loop.train(experiment, run_dir, agent=agent, make_env=make_env)
 
@@ -82,8 +83,15 @@ def train_seeds(
         UserError: Settings are wrong, the simulator is outside the program, or the folder cannot be used.
         EnvironmentFailure: The engine counted too many failures; the last checkpoints are kept.
     """
+    _check_named(config, env, make_env)
     experiment = _experiment(config, env, **fields)
     return seeds_module.train_seeds(experiment, seeds, run_dir, numbers=numbers, agent=agent, make_env=make_env)
+
+
+def _check_named(config: Any, env: Any, make_env: Any) -> None:
+    """Refuses an environment of one's own without a name: the run would take the default task's, and its preset."""
+    if make_env is not None and env is None and not isinstance(config, Experiment):
+        raise UserError("make_env: name your environment with env=, such as env='Mine-v0'; the run bears that name.")
 
 
 def _experiment(

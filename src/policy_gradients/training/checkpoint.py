@@ -46,7 +46,7 @@ def unflatten_tree(template: Any, arrays: Mapping[str, np.ndarray], source: Path
             found = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
             raise UserError(
                 f"{source} does not fit this run: {name} should be {np.dtype(leaf.dtype)}{list(leaf.shape)} but {found}"
-                ". Resume with the config.yaml that the run was started with."
+                ". Resume with the config.yaml that the run was started with, and with its agent=, if any."
             )
         restored.append(jnp.asarray(array))
     return jax.tree_util.tree_unflatten(structure, restored)

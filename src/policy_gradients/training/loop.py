@@ -10,13 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from policy_gradients import processes
+from policy_gradients import compilation, processes
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.calendar import count_updates
-from policy_gradients.training.config import Experiment, load_experiment, save_experiment, to_mapping, validate
+from policy_gradients.training.config import (
+    Experiment,
+    load_experiment,
+    parse_experiment,
+    save_experiment,
+    to_mapping,
+    validate,
+)
 from policy_gradients.training.devices import make_mesh
 from policy_gradients.training.own_parts import checked_maker
 from policy_gradients.training.placement import settle_backend
@@ -95,8 +102,7 @@ def resume(
     asked = {"total_steps": total_steps, "devices": devices, "backend": backend}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if changes:
-        experiment = replace(experiment, **changes)
-        validate(experiment)
+        experiment = parse_experiment(to_mapping(replace(experiment, **changes)))
     with computing_on(experiment.backend), alone(run):
         found = any((run / "checkpoints").glob("update_*"))
         saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
@@ -122,6 +128,7 @@ def _run(
     line: str = "",
 ) -> Run:
     """Runs on the back end that suits it, which is kept in the run's config.yaml; says what was chosen."""
+    compilation.check_allowed()
     make_env = make_env and checked_maker(make_env)
     mesh = make_mesh(experiment.devices, experiment.env.num_envs)
     env = (make_env or partial(make_environment, experiment, mesh=mesh))(experiment.env.num_envs)

@@ -108,6 +108,12 @@ def restore_state(
             f"{run} was trained by {before} {'process' if before == 1 else 'processes'}, each of which stepped its "
             f"share of {env.spec.id}, but {processes.count()} would go on; resume it with {before}."
         )
+    trained_on = manifest["environment"]["id"]
+    if trained_on != env.spec.id:
+        raise UserError(
+            f"{run} was trained on {trained_on}, but {env.spec.id} would go on; resume it with the same environment, "
+            "and with the make_env= that it was started with, if any."
+        )
     template = {"learner": fresh.learner, "obs": fresh.carry.obs, "episodes": fresh.carry.episodes}
     tree = ckpt.unflatten_tree(template, arrays, run)
     if env.spec.exact_resume:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from policy_gradients import processes
+from policy_gradients import compilation, processes
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment
 from policy_gradients.errors import UserError, suggest
@@ -105,6 +105,7 @@ def _train(
     agent: ActorCritic | None,
     make_env: Callable[[int], Environment] | None,
 ) -> SeedRuns:
+    compilation.check_allowed()
     line = ""
     make_env = make_env and checked_maker(make_env)
     if make_env is None:
@@ -267,6 +268,8 @@ def _experiments(
     experiment: Experiment, seeds: Sequence[int], numbers: Mapping[str, Sequence[float]]
 ) -> list[Experiment]:
     """The experiment of each seed, checked."""
+    if not isinstance(numbers, Mapping):
+        raise UserError(f"numbers: expected a mapping like {{'gamma': [0.98, 0.99]}}, got {numbers!r}.")
     known = [name for name, value in vars(experiment.hyperparameters).items() if type(value) is float]
     for name, values in numbers.items():
         if name not in known:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from policy_gradients import compilation
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import EnvironmentSpec
 from policy_gradients.errors import UserError
@@ -113,9 +114,11 @@ def run_sweep(
         "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM); and all trials that have come to an end.
 
     Raises:
-        UserError: Optuna is missing, the environment cannot be made, or another process works on this sweep.
+        UserError: Optuna is missing, JAX must not compile, the environment cannot be made, or another process works on
+            this sweep.
         EnvironmentFailure: A simulator failed; its trial is repeated when the sweep is continued.
     """
+    compilation.check_allowed()
     with computing_on(sweep.experiment.backend):
         env = make_environment(sweep.experiment, 1)
         spec = env.spec
@@ -127,6 +130,7 @@ def run_sweep(
     with computing_on(chosen.backend), alone(folder), StopRequests() as stop:
         study = Study(folder / "journal.jsonl", sweep.space, tell, warm_up=len(moments(sweep.experiment)) // 4)
         study.begin_with({d.path: setting(sweep.experiment, d.path) for d in sweep.space})
+        _keep_best(sweep, study, folder)  # a kill may have come between a trial's end and this
         while (left := sweep.trials - len(study.outcomes())) > 0 and not stop:
             _run_trials(sweep, spec, study.next_trials(min(left, width)), stop)
             _keep_best(sweep, study, folder)

@@ -78,6 +78,8 @@ class Chunk:
         # A copy, because environments may keep the action they were given; NumPy integers, as `sample` returns them.
         self.start = int(getattr(space, "start", 0))
         self.action_dtype = space.dtype
+        # A bound of float64 may have been rounded to a float32 just beyond it, which the environment may refuse.
+        self.bounds = (space.low, space.high) if space.dtype == np.float64 else None
 
     def reset(self) -> None:
         """Resets every environment from its seed in the shared memory."""
@@ -93,6 +95,8 @@ class Chunk:
         actions = rows.action.astype(self.action_dtype)
         if self.start:
             actions += self.start
+        if self.bounds is not None:
+            np.clip(actions, *self.bounds, out=actions)
         for i, env in enumerate(self.envs):
             self.cursor[0] = self.first + i
             obs, rows.reward[i], terminated, truncated = interface.step(env, actions[i])
