@@ -1,10 +1,12 @@
 """The entry point: commands, exit codes, and what importing costs."""
 
 import ast
+import errno
 import os
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,42 @@ def test_the_version_is_the_one_that_is_released():
     assert policy_gradients.__version__ == project["version"]
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "runs/x/.lock"),
+            "cannot use runs/x/.lock: Permission denied.",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "runs/x"), "cannot use runs/x: Read-only file system."),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xxx"), "cannot use xxx: File name too long."),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "the system gives no more: Too many open files (ulimit -a tells ",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(failing, error, sentence):
+    code, _, err = failing(error)
+    assert code == 2 and err.startswith(f"policy-gradients: {sentence}")
+
+
+def test_a_file_that_is_missing_is_a_bug_where_no_command_expects_it(failing):
+    with pytest.raises(FileNotFoundError):
+        failing(FileNotFoundError(errno.ENOENT, "No such file or directory", "x"))
+
+
+@pytest.mark.parametrize(("platform", "reason"), [("cuda", "(nothing installed provides it)"), ("abc", "'abc'")])
+def test_a_back_end_that_is_not_there_is_a_sentence(platform, reason):
+    if platform == "cuda" and find_spec("jax_plugins"):
+        pytest.skip("JAX knows how to start CUDA here")
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "", "JAX_PLATFORMS": platform}
+    command = [sys.executable, "-m", "policy_gradients", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2 and reason in done.stderr
+    assert done.stderr.startswith(f"policy-gradients: JAX cannot compute with JAX_PLATFORMS={platform} (")
+
+
 def test_output_that_nobody_reads_is_no_error():
     code = (
         "import os, sys; from policy_gradients.cli import main as entry\n"
@@ -170,6 +208,37 @@ def test_output_that_nobody_reads_is_no_error():
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, "141")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"]])
+@pytest.mark.parametrize("place", ["a full disk", "a closed pipe"])
+def test_output_that_cannot_be_written_is_no_traceback(arguments, place):
+    """Buffered output fails at the end only, where Python would complain in its own way and exit with 120."""
+    code = "import sys; from policy_gradients.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+    if place == "a full disk":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    os.close(out)
+    sentence = "policy-gradients: cannot write the output: No space left on device.\n"
+    assert (done.returncode, done.stderr) == ((2, sentence) if place == "a full disk" else (141, ""))
+
+
+def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path):
+    """Libraries in C log into number 2, whatever it is: a run's metrics, perhaps."""
+    code = (
+        "import sys; from policy_gradients.cli import main as entry\n"
+        "entry._dispatch = lambda arguments: open(arguments[0], 'w').write(str(open('/dev/null').fileno()))\n"
+        "entry.main(sys.argv[1:])"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+    shell = 'exec "$0" -c "$1" "$2" <&- >&- 2>&-'
+    subprocess.run(["/bin/sh", "-c", shell, sys.executable, code, tmp_path / "number"], env=environment, timeout=60)
+    assert int((tmp_path / "number").read_text()) > 2
 
 
 def test_the_runtime_keeps_compiled_programs_in_the_users_cache(tmp_path):

@@ -106,6 +106,11 @@ def test_options_of_the_task_itself_have_the_type_that_they_look_like(train):
     assert experiment.env.kwargs == {"noise": 0.01, "flag": True, "n": 3, "xml": "a.xml"}
 
 
+@pytest.mark.parametrize("text", ["2024-13-45", "9" * 5000])
+def test_an_option_of_the_task_that_yaml_stumbles_over_is_text(train, text):
+    assert train("ppo", *PLAIN, "--env.kwargs.day", text).env.kwargs == {"day": text}
+
+
 def test_precedence_is_defaults_preset_file_flags(train, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("env: {id: CartPole-v1}\nhyperparameters: {gamma: 0.7, gae_lambda: 0.6}\n")

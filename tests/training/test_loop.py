@@ -31,6 +31,7 @@ from policy_gradients.training.config import (
     LoggingConfig,
 )
 from policy_gradients.training.products import Evaluation
+from policy_gradients.training.saving import alone
 from policy_gradients.training.setup import build, make_environment
 
 N, T, UPDATES = 4, 8, 10
@@ -373,6 +374,12 @@ def test_a_start_that_fails_leaves_no_folder_behind(tmp_path):
     with pytest.raises(UserError, match="no_such_module"):
         loop.train(nowhere, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / ".lock").mkdir()  # root may write everywhere, but not into a folder as if it were a file
+    with pytest.raises(UserError, match="cannot be written: Is a directory"), alone(tmp_path):
+        pass
 
 
 def test_two_processes_cannot_work_on_one_run(watch, tmp_path):

@@ -140,6 +140,32 @@ def test_a_step_beyond_the_total_does_not_break_the_bar(clock):
     assert "128/100 steps" in screen.getvalue()
 
 
+class Gone(io.StringIO):
+    """A terminal, or a log, that nobody reads any more; or one whose disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")])
+def test_a_run_goes_on_when_nobody_can_be_told(clock, error):
+    """Else the Ctrl-C that ends `tee` in `train | tee log` would cost all since the last checkpoint."""
+    from rich.console import Console
+
+    gone = Gone(error)
+    console = Console(file=gone, force_terminal=True, color_system=None)
+    for progress in (LineProgress(1000, gone.write, clock), BarProgress(1000, console, clock)):
+        progress.update(1, METRICS)
+        progress.message("Film: run/video.mp4")
+        clock.now += 100
+        progress.update(1000, METRICS)
+        progress.close()
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(0, "0"), (512, "512"), (999, "999"), (999.6, "1k"), (12_288, "12.3k"), (999_999, "1M"), (2.5e9, "2.5G")],
@@ -167,9 +193,17 @@ def test_seconds_read_like_a_clock(seconds, text):
 )
 def test_a_bar_is_for_terminals_unless_something_else_is_asked_for(tmp_path, monkeypatch, kind, terminal, made):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.delenv("TERM", raising=False)
     progress = make_progress(Experiment(logging=LoggingConfig(progress=kind)), tmp_path)
     progress.close()
     assert type(progress) is made
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(tmp_path, monkeypatch):
+    """rich would show its bar at the end of the run and nothing before."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(make_progress(Experiment(), tmp_path)) is LineProgress
 
 
 def test_silent_progress_says_nothing(capsys):

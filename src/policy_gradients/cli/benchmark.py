@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from policy_gradients.cli.runtime import start_jax
+from policy_gradients.cli.runtime import check_back_end, start_jax
 from policy_gradients.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(arguments: Sequence[str]) -> int:
 
         return latency.run(rest)
     start_jax()
+    check_back_end()
     from policy_gradients.cli.flags import read_request
     from policy_gradients.cli.train import introduce
 

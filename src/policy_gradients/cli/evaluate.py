@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policy_gradients.cli.arguments import Parser, positive, seed
-from policy_gradients.cli.runtime import start_jax
+from policy_gradients.cli.runtime import check_back_end, start_jax
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse(arguments)
     bundle = find_bundle(options.path)
     start_jax()
+    check_back_end()
     from policy_gradients.backend import computing_on
     from policy_gradients.deployment.numpy_policy import load_policy
 

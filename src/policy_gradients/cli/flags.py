@@ -173,7 +173,7 @@ def _guess(text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter of a date that there is not, or a number of thousands of digits
         return text
     return value if isinstance(value, bool | int | float) else text
 

@@ -1,6 +1,7 @@
 """The entry point: finds the command, runs it, and turns what goes wrong into a sentence and an exit code."""
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -25,6 +26,15 @@ COMMANDS = {
 
 FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why output cannot be written: a full disk, a quota, `ulimit -f`, a terminal that is gone."""
+
+_NO_MORE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+"""Why the system gives no further file, process or memory: `ulimit`."""
+
+_REFUSED = (*_NO_ROOM, *_NO_MORE, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Why a file cannot be used, that is no bug."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -34,29 +44,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where training diverged, runtimes disagree or another process was lost, 2 for bad input or a
-        broken environment, 130 after Ctrl-C.
+        broken environment, 130 after Ctrl-C, 141 where nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        _open_closed_streams()
         _show_any_text()
         _find_own_modules()
-        return _dispatch(arguments)
-    except UserError as error:
-        return _leave(_complain(error, BAD_INPUT))
+        try:
+            return _dispatch(arguments)
+        finally:
+            sys.stdout.flush()  # while a failure can still be told
     except KeyboardInterrupt:
         print("policy-gradients: stopped.", file=sys.stderr)
         return _leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return _leave(PIPE_CLOSED)
     except Exception as error:
-        code = _exit_code(error)
+        told = _in_words(error)
+        code = _exit_code(told)
         if code is not None:
-            return _leave(_complain(error, code))
+            return _leave(_complain(told, code))
         if not _joined():
             raise
         sys.excepthook(type(error), error, error.__traceback__)
         return _leave(FAILED)
+
+
+def _open_closed_streams() -> None:
+    """A standard stream that was closed (`2>&-`) leads nowhere: the next file that is opened would take its number.
+
+    That might be a run's metrics, among which libraries in C would then log.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def _drop_output() -> None:
+    """What is still to be written is dropped: Python would try it again at the exit, and complain."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_any_text() -> None:
@@ -121,15 +150,28 @@ example:
   policy-gradients train ppo --env HalfCheetah-v4"""
 
 
+def _in_words(error: Exception) -> Exception:
+    """What the system refused (a file, our output, another process) as a sentence; any other failure as it is."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return error
+    if error.filename is not None:
+        return UserError(f"cannot use {error.filename}: {error.strerror}.")
+    if error.errno in _NO_ROOM:
+        _drop_output()
+        return UserError(f"cannot write the output: {error.strerror}.")
+    return UserError(f"the system gives no more: {error.strerror} (ulimit -a tells its limits).")
+
+
 def _exit_code(error: Exception) -> int | None:
     """The code of a failure that explains itself, or None; looked up by name, so that no module is imported for it."""
     kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("policy_gradients.")}
-    if "EnvironmentFailure" in kinds:
+    if kinds & {"EnvironmentFailure", "UserError"}:
         return BAD_INPUT
     return FAILED if kinds & {"TrainingDiverged", "PeerLost"} else None
 
 
 def _complain(error: Exception, code: int) -> int:
-    for line in (f"policy-gradients: {error}", *getattr(error, "__notes__", ())):
-        print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens: the code tells
+        for line in (f"policy-gradients: {error}", *getattr(error, "__notes__", ())):
+            print(line, file=sys.stderr)
     return code

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from policy_gradients.cli import distributed
 from policy_gradients.cli.arguments import Parser, devices, positive
-from policy_gradients.cli.runtime import start_jax
+from policy_gradients.cli.runtime import check_back_end, start_jax
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,6 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     start_jax()
     distributed.join(vars(options))
+    check_back_end()
     from policy_gradients.cli.train import report
     from policy_gradients.training.loop import resume
 

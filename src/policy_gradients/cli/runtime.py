@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from policy_gradients.errors import UserError
+
 
 def start_jax() -> None:
     """Imports JAX with the settings that suit a short-lived program on its own; the user's own settings win.
@@ -21,6 +23,24 @@ def start_jax() -> None:
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def check_back_end() -> None:
+    """Starts JAX's back end, which has to come after joining other processes.
+
+    Raises:
+        UserError: There is none of those that `JAX_PLATFORMS` allows.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX knows the name, but nothing provides it
+        reason = (str(error).strip() or "nothing installed provides it").splitlines()[0]
+        raise UserError(
+            f"JAX cannot compute with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} ({reason}); unset it, or "
+            "install JAX for CUDA (pip install 'policy-gradients[gpu]') on a machine with an NVIDIA GPU."
+        ) from error
 
 
 def compilation_cache() -> Path | None:

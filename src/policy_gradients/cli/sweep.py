@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policy_gradients.cli.runtime import start_jax
+from policy_gradients.cli.runtime import check_back_end, start_jax
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ SHOWN = 10
 def run(arguments: Sequence[str]) -> int:
     """Tunes as the arguments say; the exit code."""
     start_jax()
+    check_back_end()
     from policy_gradients.cli.flags import read_request
 
     request = read_request(arguments, OPTIONS)

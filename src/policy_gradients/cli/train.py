@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_gradients.cli import distributed
-from policy_gradients.cli.runtime import start_jax
+from policy_gradients.cli.runtime import check_back_end, start_jax
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     start_jax()
     others, arguments = distributed.take(arguments)
     distributed.join(others)
+    check_back_end()
     from policy_gradients import processes
     from policy_gradients.cli.flags import read_request
 

@@ -1,9 +1,11 @@
 """What a person sees of a running run: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +54,9 @@ class SilentProgress:
 class LineProgress:
     """A plain line now and then, for logs and pipes.
 
+    A line that cannot be written is dropped: the log's disk may be full, and Ctrl-C ends the `tee` of `train | tee log`
+    before the run has saved.
+
     Args:
         total_steps: Environment steps of the run.
         write: Takes one line.
@@ -75,18 +80,19 @@ class LineProgress:
         if step < total and (now < self._next_time or step < self._next_step):
             return
         self._next_time, self._next_step = now + LINE_EVERY, step + LINE_SHARE * total
-        self._write(self._state.line())
+        self.message(self._state.line())
 
     def message(self, text: str) -> None:
         """Writes the text as a line."""
-        self._write(text)
+        with contextlib.suppress(OSError):
+            self._write(text)
 
     def close(self) -> None:
         """Does nothing."""
 
 
 class BarProgress:
-    """A bar at the foot of a terminal; messages scroll above it.
+    """A bar at the foot of a terminal; messages scroll above it. It falls silent where the terminal is gone.
 
     Args:
         total_steps: Environment steps of the run.
@@ -105,8 +111,11 @@ class BarProgress:
         columns = (BarColumn(bar_width=16), text) if self._console.width >= BAR_FITS else (text,)
         self._bar = RichProgress(*columns, console=self._console, auto_refresh=False, transient=False)
         self._task = self._bar.add_task("compiling …", total=total_steps)
-        self._bar.start()
-        self._bar.refresh()
+        with self._drawing():
+            self._console.show_cursor(False)  # as the start does first, which cannot be ended where it failed halfway
+        with self._drawing():
+            self._bar.start()
+            self._bar.refresh()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Redraws, unless that has only just been done."""
@@ -119,17 +128,27 @@ class BarProgress:
 
     def message(self, text: str) -> None:
         """Prints the text above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._drawing():
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the bar as it stands at the end."""
         if self._state.step:
             self._draw()
-        self._bar.stop()
+        with self._drawing():
+            self._bar.stop()
 
     def _draw(self) -> None:
         step = min(self._state.step, self._state.total_steps)
-        self._bar.update(self._task, completed=step, description=self._state.line(), refresh=True)
+        with self._drawing():
+            self._bar.update(self._task, completed=step, description=self._state.line(), refresh=True)
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SystemExit):  # rich leaves the program where a pipe is closed
+            self._console.quiet = True
 
 
 class Standing:
@@ -178,10 +197,11 @@ def format_seconds(seconds: float) -> str:
 
 
 def make_progress(experiment: Experiment, run: Path) -> Progress:
-    """The progress that `logging.progress` asks for; "auto" is a bar where standard error is a terminal."""
+    """The progress that `logging.progress` asks for; "auto" is a bar where standard error can redraw a line."""
     kind = experiment.logging.progress
     if kind == "auto":
-        kind = "bar" if sys.stderr.isatty() else "lines"
+        dumb = os.environ.get("TERM") in ("dumb", "unknown")  # rich would draw nothing before the end
+        kind = "bar" if sys.stderr and sys.stderr.isatty() and not dumb else "lines"
     if kind == "none":
         return SilentProgress()
     progress: Progress = BarProgress(experiment.total_steps) if kind == "bar" else LineProgress(experiment.total_steps)

@@ -171,14 +171,18 @@ def alone(folder: Path) -> Iterator[None]:
     Of several processes that train together the lead holds it.
 
     Raises:
-        UserError: Another process works on it.
+        UserError: Another process works on it, or it cannot be written.
     """
     import fcntl
 
     if not processes.leads():
         yield
         return
-    with (folder / ".lock").open("w") as file:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; copy it to where you may write.") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
