@@ -358,3 +358,43 @@ def test_two_devices_learn_what_one_learns(subject, history, masked):
     counts = [each.pop("train/cg_iterations", 0.0) for each in metrics]  # the residual may pass its bound one later
     np.testing.assert_allclose(*counts, atol=1)
     assert_close(*metrics, rtol=1e-4, atol=2e-6)
+
+
+class Laplace(NamedTuple):
+    """A distribution of a user's own, with no more than docs/howto/network.md asks for."""
+
+    location: jax.Array
+
+    def sample(self, key):
+        return self.location + jax.random.laplace(key, self.location.shape)
+
+    def log_prob(self, action):
+        return -jnp.sum(jnp.abs(action - self.location) + jnp.log(2.0), axis=-1)
+
+    def entropy(self):
+        return jnp.full(self.location.shape[:-1], self.location.shape[-1] * (1.0 + jnp.log(2.0)))
+
+    def kl(self, other):
+        gap = jnp.abs(self.location - other.location)
+        return jnp.sum(gap + jnp.exp(-gap) - 1.0, axis=-1)
+
+    def kl_parts(self, other):
+        return {"kl": self.kl(other)}
+
+    def mode(self):
+        return self.location
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_distribution_of_ones_own_needs_no_more_than_is_documented(name):
+    agent = ActorCritic(
+        jax.ShapeDtypeStruct((3,), jnp.float32),
+        lambda key: {"policy": jnp.zeros((3, 2)), "value": jnp.zeros(3)},
+        lambda params, obs: Laplace(obs @ params["policy"]),
+        lambda params, obs: obs @ params["value"],
+    )
+    algorithm = CONSTRUCTORS[name](agent, CONFIGS[name], num_envs=N, total_steps=T * N)
+    obs, number, flag = jnp.zeros((T, N, 3)), jnp.zeros((T, N)), jnp.zeros((T, N), bool)
+    rows = Transition(obs, jnp.zeros((T, N, 2)), number, number, obs, flag, flag, ~flag)
+    _, metrics = jax.eval_shape(algorithm.update, KEY, jax.eval_shape(algorithm.init, KEY), rows)
+    assert "train/entropy" in metrics and "train/std" not in metrics

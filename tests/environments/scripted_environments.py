@@ -134,7 +134,8 @@ class Mistaken(gymnasium.Env):
     old_reset.__qualname__ = "Mistaken.reset"
 
     def reset(self, *, seed=None, options=None):
-        return np.zeros(3) if self.mistake == "reset without info" else (np.zeros(3), {})
+        obs = np.zeros(2 if self.mistake == "short observation" else 3)
+        return obs if self.mistake == "reset without info" else (obs, {})
 
     def step(self, action):
         values = {

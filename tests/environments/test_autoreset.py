@@ -226,8 +226,21 @@ def test_no_copies_are_refused():
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, 0.0), "scalar bool terminated"),
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, False, 0), "and truncated"),
         (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: ((s, s), jnp.zeros(2), 0.0, False), "differs in structure"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0), r"or truncated .* it returns 3 values"),
+        (lambda k: (0.0, jnp.zeros(2)), lambda k, s, a: (s, jnp.zeros(2), 0.0, False, {}), "ends of .*, type dict"),
+        (lambda k: jnp.zeros(2), lambda k, s, a: (s, jnp.zeros(2), 0.0, False), r"\(state, obs\); .* a single value"),
+        (lambda k: (0.0, [0.0, 0.0]), lambda k, s, a: (s, jnp.zeros(2), 0.0, False), "observations of type list"),
     ],
 )
 def test_a_raw_environment_that_breaks_its_word_is_refused(reset, step, message):
     with pytest.raises(UserError, match=message):
         autoreset(spec(2), reset, step)
+
+
+def test_a_step_is_given_the_actions_of_its_space_whatever_the_first_of_them():
+    space = EnvironmentSpec("Mine-v0", "jax", 3, box(-1, 1, (1,)), Discrete(3, start=5))
+    reset = lambda key: (0.0, jnp.zeros(1))  # noqa: E731
+    env = autoreset(space, reset, lambda key, state, action: (state, jnp.zeros(1), action, False))
+    state, _ = env.reset(jax.random.key(0))
+    _, out = env.step(state, jnp.arange(3, dtype=jnp.int32))
+    np.testing.assert_array_equal(out.reward, [5.0, 6.0, 7.0])

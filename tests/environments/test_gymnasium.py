@@ -195,7 +195,7 @@ def test_an_error_in_step_names_environment_index_seed_and_traceback(simulator, 
     with pytest.raises(EnvironmentFailure, match=rf"(?s)Scripted: step of environment 2 of 4 .*{cause}") as failure:
         envs.step(actions(GO, GO, getattr(scripted, code), GO))
     assert f"(seed {seed // 1000}" in str(failure.value), "float32 holds the seed's first digits"
-    assert "Traceback" in str(failure.value)
+    assert ("Traceback" in str(failure.value)) == (code == "RAISE"), "of an error of the environment's own alone"
     with pytest.raises(EnvironmentFailure, match="closed or had failed"):
         envs.step(actions(GO, GO, GO, GO))
 
@@ -378,6 +378,10 @@ def test_a_request_that_cannot_be_met_is_the_users_error(simulator, num_workers,
         ("4 values", r"step of environment 0 .* failed: step returned 4 values, expected \(obs, reward, term.* `done`"),
         ("no values", r"step of environment 0 .* failed: step returned NoneType, expected \(obs, reward"),
         ("no reward", r"step of environment 0 .* failed: step returned the reward None, expected a number"),
+        (
+            "short observation",
+            r"reset of environment 0 .* failed: reset returned an observation of shape \(2,\), but .*3",
+        ),
         ("two rewards", r"step of environment 0 .* failed: step returned the reward \[1.0, 2.0\], expected a number"),
     ],
 )
@@ -410,10 +414,18 @@ def test_observations_of_no_axis_or_no_number_are_refused(simulator, shape):
         simulator(scripted.Shaped, shape=shape)
 
 
-@pytest.mark.parametrize("bad", [{"num_envs": 0}, {"num_workers": -1}, {"max_episode_steps": 0}])
-def test_counts_below_their_least_are_refused(simulator, bad):
+@pytest.mark.parametrize(
+    "bad", [{"num_envs": 0}, {"num_workers": -1}, {"max_episode_steps": 0}, {"max_episode_steps": 2.5}]
+)
+def test_counts_below_their_least_or_between_integers_are_refused(simulator, bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         simulator(**bad)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_callable_that_makes_something_else_is_one_sentence(simulator, num_workers):
+    with pytest.raises(EnvironmentFailure, match=r"failed: the callable returned dict, not a gymnasium\.Env\.$"):
+        simulator(dict, num_workers=num_workers)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -167,6 +167,18 @@ def test_several_seeds_become_a_mean_a_band_and_thin_lines(tmp_path: Path, drawn
     assert "seeds 0–2" in axes.get_title(loc="left")
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("y", [TRAINING, "eval/mean_reward"])
+def test_one_point_is_seen(y: str, seeds: int, tmp_path: Path, drawn: Callable[..., Figure]) -> None:
+    runs = [make_run(tmp_path / f"run{seed}", seed=seed) for seed in range(seeds)]
+    for run in runs:
+        last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+        (run / "metrics.jsonl").write_text(last + "\n")
+    for options in ({}, {"y": y}):
+        lines = drawn(runs, **options).axes[0].get_lines()
+        assert lines and all(line.get_marker() == "o" for line in lines)
+
+
 def test_other_runs_get_a_colour_and_a_name_each(tmp_path: Path, drawn: Callable[..., Figure]) -> None:
     runs = [make_run(tmp_path / name, algorithm=name) for name in ("ppo", "trpo", "a2c")]
     figure = drawn(runs, y=TRAINING)

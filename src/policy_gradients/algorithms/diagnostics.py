@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from policy_gradients.distributions import Categorical
 from policy_gradients.estimation.batches import masked_mean, masked_std
 from policy_gradients.types import ActorCritic, Array, LearnerState, Metrics, Params, Transition
 
@@ -51,7 +50,7 @@ def learning_metrics(
         "train/learning_rate": state.learning_rate,
         "train/n_updates": state.n_updates.astype(jnp.float32),
     }
-    if not isinstance(after, Categorical):
+    if hasattr(after, "log_std"):  # not a Categorical, nor every distribution of a user's own
         std = jnp.exp(after.log_std)
         metrics |= {"train/std": jnp.mean(std), "train/std_min": jnp.min(std)}
     statistics = state.statistics

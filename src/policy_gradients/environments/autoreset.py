@@ -18,7 +18,15 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from policy_gradients.environments.base import Array, Environment, EnvironmentSpec, EnvState, Step, first_elapsed
+from policy_gradients.environments.base import (
+    Array,
+    Discrete,
+    Environment,
+    EnvironmentSpec,
+    EnvState,
+    Step,
+    first_elapsed,
+)
 from policy_gradients.environments.device import device_environment
 from policy_gradients.errors import UserError
 
@@ -60,7 +68,8 @@ def autoreset(
         spec: What the environment is; `num_envs` sets the number of copies.
         reset: Draws a first state: `(key) -> (state, obs)`, of one copy.
         step: Moves one copy: `(key, state, action) -> (state, obs, reward, terminated)`, and `truncated` where the
-            environment has limits of its own. The state keeps its structure, shapes and dtypes.
+            environment has limits of its own. The action is one of `spec.action_space`, a `Discrete`'s `start` added.
+            The state keeps its structure, shapes and dtypes.
         max_episode_steps: Environment steps after which an episode is truncated; None for no limit.
         discard_unstable: For simulations that can fail: a copy whose observation or reward is NaN or beyond `HUGE` is
             reset, its row is not valid and holds zeros, and `env/unstable_worlds` counts it.
@@ -82,6 +91,7 @@ def autoreset(
             f"{spec.id}: stagger spreads the ends by a time limit, but there is none; set max_episode_steps."
         )
     begun = first_elapsed(spec.num_envs, max_episode_steps or 1) * stagger
+    start = spec.action_space.start if isinstance(spec.action_space, Discrete) else 0
 
     def reset_all(key: Array) -> tuple[AutoresetState, Array]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(spec.num_envs))
@@ -93,7 +103,7 @@ def autoreset(
     def step_all(state: AutoresetState, action: Array) -> tuple[AutoresetState, Step]:
         clock = state.clock + 1
         raw, final_obs, reward, terminated, *cut = jax.vmap(step)(
-            _fold(state.key, _step_draw(clock)), state.raw, action
+            _fold(state.key, _step_draw(clock)), state.raw, action + start if start else action
         )
         steps = state.steps + 1
         truncated = cut[0] if cut else jnp.zeros_like(terminated)
@@ -182,26 +192,44 @@ def _check_raw(spec: EnvironmentSpec, reset: RawReset, step: RawStep) -> None:
     """Refuses a raw environment that does not keep to its specification, before a scan fails on it obscurely."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct(spec.action_space.shape, spec.action_space.dtype)
-    state, first = jax.eval_shape(reset, key)
-    next_state, obs, reward, *ends = jax.eval_shape(step, key, state, action)
+    state, first = _parts(f"{spec.id}: reset", jax.eval_shape(reset, key), (2,), "(state, obs)")
+    step_returns = "(state, obs, reward, terminated), or truncated as a fifth"
+    next_state, obs, reward, *ends = _parts(
+        f"{spec.id}: step", jax.eval_shape(step, key, state, action), (4, 5), step_returns
+    )
     expected = jax.ShapeDtypeStruct(spec.obs_space.shape, spec.obs_space.dtype)
     for call, got in (("reset", first), ("step", obs)):
-        if (got.shape, got.dtype) != (expected.shape, expected.dtype):
+        if _kind(got) != _kind(expected):
             raise UserError(
-                f"{spec.id}: {call} returns observations of shape {got.shape} and dtype {got.dtype}, but the "
-                f"observation space says {expected.shape} and {expected.dtype}. Make the two agree."
+                f"{spec.id}: {call} returns observations of {_kind(got)}, but the observation space says "
+                f"{expected.shape} and {expected.dtype}. Make the two agree."
             )
-    if reward.shape != () or any(end.shape != () or end.dtype != jnp.bool_ for end in ends):
-        shapes = " and ".join(f"{end.shape} with dtype {end.dtype}" for end in ends)
+    flag = _kind(jax.ShapeDtypeStruct((), jnp.bool_))
+    if getattr(reward, "shape", None) != () or any(_kind(end) != flag for end in ends):
         raise UserError(
             f"{spec.id}: step must return a scalar reward and a scalar bool terminated (and truncated), not a reward "
-            f"of shape {reward.shape} and ends of shapes {shapes}."
+            f"of {_kind(reward)} and ends of {', '.join(map(_kind, ends))}."
         )
     if _signature(state) != _signature(next_state):
         raise UserError(
             f"{spec.id}: the state that step returns differs in structure, shape or dtype from the one that reset "
             f"returns: {_signature(next_state)} instead of {_signature(state)}. Make them the same."
         )
+
+
+def _parts(call: str, returned: Any, counts: tuple[int, ...], expected: str) -> Any:
+    """What a raw function returned, where it is a tuple of as many values as it should be."""
+    if isinstance(returned, tuple | list) and len(returned) in counts:
+        return returned
+    came = f"{len(returned)} values" if isinstance(returned, tuple | list) else "a single value"
+    raise UserError(f"{call} must return {expected}; it returns {came}.")
+
+
+def _kind(value: Any) -> str:
+    """Shape and dtype of an array; the type of what is none."""
+    if not hasattr(value, "dtype"):
+        return f"type {type(value).__name__}"
+    return f"shape {value.shape} and dtype {value.dtype}"
 
 
 def _signature(state: EnvState) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:

@@ -151,7 +151,7 @@ class HostSimulator(Protocol):
     All arrays are NumPy; `reset` returns [N, *obs] and `step` a `Step` of NumPy arrays with the dtypes of the spec
     (float32 or uint8 observations, float32 reward, bool flags). Both may reuse their buffers: the bridge copies.
     `step` resets the environments that ended (same-step autoreset) or, where the simulator insists, returns dummy
-    rows with valid=False.
+    rows with valid=False. Discrete actions arrive as 0 … n − 1: a simulator that counts from another `start` adds it.
     """
 
     spec: EnvironmentSpec

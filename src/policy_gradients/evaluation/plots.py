@@ -95,8 +95,7 @@ def _draw_run(axes: Axes, run: RunLog, x: str) -> None:
     ):
         curve = run.curve(x, metric)
         if curve.x.size:
-            marker = {"marker": "o", "markersize": 3.5} if metric != _TRAINING and curve.x.size < 60 else {}
-            axes.plot(*curve, **style, **marker)
+            axes.plot(*curve, **style, **_dots(curve.x, 1 if metric == _TRAINING else 59))
             ends.append((curve.y[-1], name, style["color"], style.get("alpha", 1.0)))
     _label_ends(axes, ends)
 
@@ -117,10 +116,16 @@ def _drawn_average(axes: Axes, curves: Sequence[Curve], colour: str) -> Band:
     band = average(curves if overlap else curves[:1])
     if len(curves) > 1:
         for curve in curves:
-            axes.plot(*curve, color=colour, alpha=0.25, linewidth=0.8)
-        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(band.x, band.mean, color=colour, linewidth=2.2)
+            axes.plot(*curve, color=colour, alpha=0.25, linewidth=0.8, **_dots(curve.x))
+        edge = 4 if band.x.size == 1 else 0  # a band of one point has no area
+        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=edge)
+    axes.plot(band.x, band.mean, color=colour, linewidth=2.2, **_dots(band.x))
     return band
+
+
+def _dots(x: np.ndarray, most: int = 1) -> dict[str, Any]:
+    """Dots at the points of a curve of at most so many: a line through one point would not be seen."""
+    return {"marker": "o", "markersize": 3.5} if x.size <= most else {}
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None:

@@ -119,12 +119,12 @@ class Chunk:
     def _write(self, array: np.ndarray, i: int, obs: Any, call: str) -> None:
         obs = np.asarray(obs)
         if obs.shape != array.shape[1:]:
-            raise ValueError(
+            raise interface.Mistake(
                 f"{call} returned an observation of shape {obs.shape}, but the observation space says "
                 f"{array.shape[1:]}; make the two agree"
             )
         if array.dtype == np.uint8 and obs.dtype != np.uint8:
-            raise ValueError(
+            raise interface.Mistake(
                 f"{call} returned an observation of dtype {obs.dtype}, but the observation space says uint8"
             )
         array[i] = obs
@@ -139,7 +139,7 @@ def _make(plan: ChunkPlan) -> Any:
         return gymnasium.make(plan.make, max_episode_steps=plan.max_episode_steps, **options)
     env = plan.make(**plan.kwargs)
     if not isinstance(env, gymnasium.Env):
-        raise TypeError(f"the callable returned {type(env).__name__}, not a gymnasium.Env")
+        raise interface.Mistake(f"the callable returned {type(env).__name__}, not a gymnasium.Env")
     if plan.max_episode_steps is not None:
         env = gymnasium.wrappers.TimeLimit(env, plan.max_episode_steps)
     return env

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -192,8 +193,8 @@ def _check_counts(env_id: str, num_envs: int, num_workers: int, max_episode_step
         ("num_workers", num_workers, 0),
         ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps, 1),
     ):
-        if value < least:
-            raise UserError(f"{env_id}: {name} must be {least} or more, not {value}.")
+        if not isinstance(value, Integral) or value < least:
+            raise UserError(f"{env_id}: {name} must be an integer of {least} or more, not {value!r}.")
 
 
 def _plans(
