@@ -228,6 +228,27 @@ def test_output_that_cannot_be_written_is_no_traceback(arguments, place):
     assert (done.returncode, done.stderr) == ((2, sentence) if place == "a full disk" else (141, ""))
 
 
+@pytest.mark.parametrize("place", ["a full disk", "a closed pipe"])
+def test_a_run_whose_terminal_was_closed_has_its_exit_code_though_nothing_can_be_told(place):
+    """A terminal that is gone, and a `tee` that ended with it, take no more lines; nor does Python at the exit."""
+    code = (
+        "import sys; from policy_gradients.cli import main as entry, train; from types import SimpleNamespace\n"
+        "def ends(arguments):\n"
+        "    for stream in (sys.stdout, sys.stderr): stream.write('unflushed')\n"
+        "    return train.report(SimpleNamespace(path='runs/x', result={'status': 'disconnected'}))\n"
+        "entry._dispatch = ends; sys.exit(entry.main([]))"
+    )
+    if place == "a full disk":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=out, env=environment, timeout=60)
+    os.close(out)
+    assert done.returncode == 129
+
+
 def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path):
     """Libraries in C log into number 2, whatever it is: a run's metrics, perhaps."""
     code = (

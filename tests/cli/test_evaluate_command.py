@@ -155,6 +155,15 @@ def test_another_environment_can_be_asked_for(run, carried_off, unplayed):
     assert out.startswith("CartPole-v1, 1 deterministic")
 
 
+def test_a_run_with_an_environment_of_its_own_is_told_of_the_flag(run, run_folder, tmp_path):
+    """`make_env=` is Python's: the run knows only the name that it was given."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    save_experiment(Experiment(env=EnvironmentConfig("Mine-CartPole-v1")), folder / "config.yaml")
+    code, _, err = run("evaluate", str(folder), "--episodes", "1")
+    assert code == 2 and "Unknown environment 'Mine-CartPole-v1'" in err and "--env ID" in err and err.count("\n") == 1
+    assert "--env ID" not in run("evaluate", str(folder), "--env", "Nowhere-v0")[2]
+
+
 def test_an_environment_with_other_actions_is_refused(policy):
     action = SimpleNamespace(kind="box", shape=(3,), n=0)
     other = SimpleNamespace(description=replace(policy.description, action=action))

@@ -47,6 +47,18 @@ def test_without_a_space_the_algorithms_own_is_searched_over_the_preset(run, ask
     assert asked[0].experiment.hyperparameters.gamma == 0.98 and (asked[0].trials, asked[0].seeds) == (40, 3)
 
 
+@pytest.mark.parametrize(("env", "tuned"), [("CartPole-v1", False), ("Pendulum-v1", True)])
+def test_the_standard_deviation_is_tuned_only_where_the_policy_has_one(run, asked, tmp_path, env, tuned):
+    code, out, _ = run("sweep", "ppo", "--env", env, "--sweep-dir", str(tmp_path / "s"))
+    assert code == 0 and ("log_std_init" in out) == tuned
+    assert (("network", "log_std_init") in [dimension.path for dimension in asked[0].space]) == tuned
+
+
+def test_a_task_that_there_is_not_leaves_no_folder(run, asked, tmp_path):
+    code, _, err = run("sweep", "ppo", "--env", "CartPole-v9", "--sweep-dir", str(tmp_path / "s"))
+    assert code == 2 and "Unknown environment" in err and not (tmp_path / "s").exists()
+
+
 def test_a_folder_alone_continues_its_sweep_and_may_be_given_more_trials(run, asked, tmp_path):
     folder = str(tmp_path / "s")
     run("sweep", "ppo", *SMALL, "--trials", "5", "--sweep-dir", folder)

@@ -148,6 +148,11 @@ def test_the_exit_code_says_how_a_run_ended_and_the_last_lines_how_well(monkeypa
     assert out == "Deterministic return 5,012.3 ± 43.2 after 1,000,000 steps.\nRun folder: runs/made\n"
 
 
+def test_a_run_whose_terminal_was_closed_ends_like_one_in_a_shell_that_sighup_ended(monkeypatch, run):
+    monkeypatch.setattr(loop, "train", lambda *_: Run(Path("runs/made"), {"status": "disconnected"}))
+    assert run("train", "ppo", *PLAIN)[0] == 129
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -183,6 +188,9 @@ def test_bad_arguments_are_refused_in_a_sentence(refused, arguments, said):
         ("seed: 1", ("--gamma", "high"), "hyperparameters.gamma: expected a number, got 'high'."),
         ("env: {num_envs: 4}", ("--num-minibatches", "33", "--preset", "none"), "hyperparameters.num_minibatches: "),
         ("seed: one", ("--seed", "1", "--gamma", "0.9", "--run-dir"), "--run-dir: expected one value"),
+        ("env:", (), "{file}: env: expected settings by name, got nothing;"),
+        ("", ("--env", "CartPole-v1"), "{file}: expected settings by name"),
+        ("env: {kwargs: {day: 2024-13-45}}", (), "{file} is not valid YAML: month must be in 1..12."),
     ],
 )
 def test_a_file_is_named_where_it_is_wrong_and_not_where_flags_are(refused, tmp_path, text, flags, said):

@@ -1,6 +1,7 @@
 """Films: what is in the file, and the sentence where there can be none."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -312,6 +313,18 @@ def test_half_a_film_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(RenderingUnavailable, match="cannot be written: the disk is full"):
         record_video(constant, "Painting-v0", tmp_path / "film.mp4")
     assert [file.name for file in tmp_path.iterdir()] == ["ffmpeg"]
+
+
+def test_half_a_film_of_a_process_that_was_killed_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    for name in (f"film.mp4.{killed.pid}", f"film.mp4.{os.getppid()}", f"other.mp4.{killed.pid}", "film.mp4.mine"):
+        (tmp_path / f".{name}.mp4").touch()
+    record_video(constant, "Painting-v0", tmp_path / "film.mp4")
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == sorted(
+        [f".film.mp4.{os.getppid()}.mp4", f".other.mp4.{killed.pid}.mp4", ".film.mp4.mine.mp4", "film.mp4"]
+    )
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -252,6 +252,13 @@ def test_a_full_disk_leaves_the_settings_that_were_there(tmp_path, monkeypatch):
         ("seed: {{ SEED }}", "is not valid YAML: while constructing a mapping"),
         ("? [a, b]", "is not valid YAML: while constructing a mapping"),
         ("env: &env\n  kwargs: *env", "contains itself"),
+        ("env: {kwargs: {day: 2024-13-45}}", "is not valid YAML: month must be in 1..12."),
+        (f"seed: {'9' * 5000}", "is not valid YAML: Exceeds the limit (4300 digits)"),
+        ("# seed: 1", "expected settings by name (like 'total_steps: 1e6'), got nothing."),
+        ("env:\nseed: 1", "env: expected settings by name, got nothing; write some below it, or leave it out."),
+        ("hyperparameters:", "hyperparameters: expected settings by name, got nothing;"),
+        ("hyperparameters: {normalization: }", "hyperparameters.normalization: expected settings by name"),
+        ("env: {kwargs: }", "env.kwargs: expected settings by name, got nothing;"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused_with_its_path(tmp_path, text, said):
@@ -265,8 +272,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         load_experiment(tmp_path / "nothing.yaml")
 
 
-def test_an_empty_file_is_the_default_experiment(tmp_path):
-    assert load_experiment(written(tmp_path, "env:\n# nothing\n")) == Experiment()
+def test_mappings_that_are_said_to_be_empty_are_the_default_experiment(tmp_path):
+    assert load_experiment(written(tmp_path, "{}")) == load_experiment(written(tmp_path, "env: {}")) == Experiment()
 
 
 def test_seeds_of_one_setting_share_its_hash_and_other_settings_do_not():

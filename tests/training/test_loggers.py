@@ -10,7 +10,7 @@ import pytest
 
 from policy_gradients.errors import UserError
 from policy_gradients.training.config import Experiment, LoggingConfig
-from policy_gradients.training.loggers import JsonlLogger, make_loggers, read_metrics
+from policy_gradients.training.loggers import JsonlLogger, check_loggers, make_loggers, read_metrics
 
 
 def metrics(update: int, **more: float) -> dict[str, float]:
@@ -113,10 +113,10 @@ def test_logging_thirty_metrics_costs_microseconds(path):
     assert best < 100e-6  # 30 µs here, a third of it the write
 
 
-def test_tensorboard_without_tensorboardx_is_a_user_error(tmp_path, monkeypatch):
+def test_tensorboard_without_tensorboardx_is_a_user_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"needs tensorboardX.*policy-gradients\[tensorboard\]"):
-        make_loggers(Experiment(logging=LoggingConfig(tensorboard=True)), tmp_path)
+        check_loggers(Experiment(logging=LoggingConfig(tensorboard=True)))
 
 
 class RecordingWriter:

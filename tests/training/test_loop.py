@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -417,9 +418,71 @@ def test_a_policy_of_an_earlier_end_is_written_anew(watch, tmp_path, monkeypatch
     assert steps() == N * T * 2
 
 
+def test_a_finished_run_gets_the_film_that_it_lacks(watch, tmp_path, monkeypatch):
+    """The process was ended while it filmed: the first time, and after a longer run."""
+    run, filmed = tmp_path / "run", []
+    monkeypatch.setattr(session, "make_film", lambda experiment, run, progress: filmed.append(run))
+    progress = watch()
+    loop.train(replace(SILENT, total_steps=N * T, video=True), run)
+    policy = (run / "policy" / "policy.json").stat().st_mtime
+    for age, count in ((None, 1), (1, 1), (-1, 2)):
+        if age is not None:
+            (run / "video.mp4").touch()
+            os.utime(run / "video.mp4", (policy + age, policy + age))
+        assert loop.resume(run).result == {"status": "finished"}
+        assert filmed == [run] * count and "This run is finished" in progress.messages[-1]
+
+
+def test_a_finished_run_that_asked_for_no_film_gets_none(watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "make_film", lambda *args: 1 / 0)
+    watch()
+    loop.train(replace(SILENT, total_steps=N * T), tmp_path / "run")
+    assert loop.resume(tmp_path / "run").result == {"status": "finished"}
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_anything_is_written(watch, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    watch()
+    with pytest.raises(UserError, match="needs tensorboardX"):
+        loop.train(replace(SILENT, logging=LoggingConfig(True, "none")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_that_is_refused_late_changes_nothing_of_the_run(watch, tmp_path):
+    watch()
+    run = loop.train(replace(SILENT, total_steps=N * T * 3), tmp_path / "run").path
+    metrics = run / "metrics.jsonl"
+    metrics.write_text("garbage\n" + metrics.read_text())
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="line is damaged"):
+        loop.resume(run, N * T * 4)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_run_whose_folder_is_gone_says_so_and_makes_none_anew(how, watch, tmp_path):
+    run = tmp_path / "run"
+    watch(at=2, do=lambda: run.rename(tmp_path / "other") if how == "renamed" else shutil.rmtree(run))
+    with pytest.raises(UserError, match=r"run was renamed or deleted while it was trained"):
+        loop.train(SILENT, run)
+    assert not run.exists()
+
+
+def test_a_file_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match=r"run is a file, but a run needs a folder; choose another --run-dir\.$"):
+        loop.train(SILENT, tmp_path / "run")
+
+
 def test_resuming_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         loop.resume(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"run"])
+def test_resuming_what_is_no_path_is_refused(wrong):
+    with pytest.raises(UserError, match=f"run_dir: expected a path, got {wrong!r}"):
+        loop.resume(wrong)
 
 
 @pytest.mark.slow

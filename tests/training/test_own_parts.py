@@ -188,8 +188,10 @@ OTHERS = {
 @pytest.mark.parametrize(("make_env", "sentence"), OTHERS.values(), ids=OTHERS)
 def test_a_run_goes_on_with_its_own_environment_alone(make_env, sentence, tmp_path):
     loop.train(SHORT, tmp_path / "run", make_env=corridor())
+    before = (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(UserError, match=sentence):
         loop.resume(tmp_path / "run", 32, make_env=make_env)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before, "a refusal changes nothing"
     assert loop.resume(tmp_path / "run", 48, make_env=corridor()).result["time/total_timesteps"] == 48
 
 

@@ -147,7 +147,7 @@ def test_a_run_resumes_on_another_back_end_when_asked(monkeypatch, tmp_path):
     assert load_experiment(file).backend == "cpu", "a refusal changes nothing"
     loop.resume(tmp_path)
     loop.resume(tmp_path, backend="auto")
-    assert load_experiment(file).backend == "auto" and ran == ["cpu", "auto"]
+    assert ran == ["cpu", "auto"]
 
 
 def test_what_computes_is_no_part_of_the_setting():

@@ -86,8 +86,15 @@ def test_merging_goes_all_the_way_down_and_changes_no_layer():
     assert low == {"a": {"b": 1, "c": {"d": 2}}, "e": 5}
 
 
-def test_an_empty_section_changes_nothing_but_an_explicit_none_does():
-    assert merge({"a": {"b": 1}, "c": 2}, {"a": None, "c": None}) == {"a": {"b": 1}, "c": None}
+def test_an_explicit_none_changes_what_was_there():
+    assert merge({"c": 2}, {"c": None}) == {"c": None}
+
+
+def test_an_empty_section_is_told_and_not_lost_in_a_preset():
+    """Or the default task would be trained where another was meant."""
+    with pytest.raises(UserError, match="env: expected settings by name, got nothing"):
+        compose({"env": None})
+    assert compose({"env": None}, {"env": {"id": "CartPole-v1"}})[0].env.id == "CartPole-v1"  # a flag corrects it
 
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Ant-v4", "Humanoid-v4"])

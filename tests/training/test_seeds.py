@@ -1,6 +1,7 @@
 """Many seeds in one program: each leaves behind what the run of that seed alone leaves behind."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_a_stop_request_saves_every_seed(tmp_path, monkeypatch):
 def test_the_command_prints_a_table_and_the_mean_with_its_interval(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--preset none --env CartPole-v1 --num-envs 4 --num-steps 8 --num-minibatches 1 --num-epochs 1"
-    flags += " --total-steps 256 --evaluation.num-evaluations 0 --seeds 3 --run-dir out --network.hidden 4"
+    flags += " --total-steps 256 --evaluation.num-evaluations 0 --seeds 3 --run-dir out --network.hidden 4 --no-video"
     assert main(["train", "ppo", *flags.split()]) == 0
     said = capsys.readouterr().out
     assert "seed  return  steps  status" in said and said.count("finished") == 3
@@ -192,6 +193,21 @@ def test_a_seed_that_is_being_trained_is_nobody_elses(tmp_path, monkeypatch):
 def test_seeds_are_whole_numbers(wrong, tmp_path):
     with pytest.raises(UserError, match="seeds: expected how many, or whole numbers"):
         seeds.train_seeds(CARTPOLE, wrong, tmp_path / "runs")
+
+
+def test_the_film_is_of_the_first_seed_that_came_through(tmp_path, monkeypatch):
+    filmed = []
+    monkeypatch.setattr(seeds, "make_film", lambda experiment, run, progress: filmed.append((experiment.seed, run)))
+    numbers = {"learning_rate": [1e38, 1e-3, 1e-3]}
+    seeds.train_seeds(replace(CARTPOLE, video=True), [5, 6, 7], tmp_path / "runs", numbers=numbers)
+    assert filmed == [(6, tmp_path / "runs" / "seed6")]
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="needs tensorboardX"):
+        seeds.train_seeds(replace(CARTPOLE, logging=LoggingConfig(True, "none")), 2, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_seeds_may_be_numpys():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests."""
 
 import signal
 import threading
@@ -19,7 +19,10 @@ def test_nothing_is_asked_until_a_signal_comes():
         assert stop.status == ""
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "disconnected")],
+)
 def test_a_signal_is_noted_and_not_acted_on(number, status):
     with StopRequests() as stop:
         send(number)
@@ -52,14 +55,26 @@ def test_a_second_sigterm_is_patient():
         assert stop.status == "terminated"
 
 
+def test_a_closed_terminal_is_nothing_to_a_run_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests() as stop:
+            send(signal.SIGHUP)
+            assert not stop
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_handlers_of_before_come_back_whatever_happens(fails):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(ZeroDivisionError) if fails else StopRequests(), StopRequests():
         assert signal.getsignal(signal.SIGINT) != before[0]
         if fails:
             raise ZeroDivisionError
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_the_status_stays_after_the_context():

@@ -69,8 +69,15 @@ def test_what_is_wrong_with_a_space_is_said_in_a_sentence(mapping, said):
 @pytest.mark.parametrize("algorithm", CONFIGS)
 def test_every_algorithm_has_a_space_of_its_own(algorithm):
     experiment = default_experiment(algorithm)
-    space = read_space(default_space(algorithm), experiment, algorithm)
-    assert len(space) >= 4 and any(path[-1] == "learning_rate" for path, *_ in space)
+    for discrete in (False, True):
+        space = read_space(default_space(algorithm, discrete=discrete), experiment, algorithm)
+        assert len(space) >= 4 and any(path[-1] == "learning_rate" for path, *_ in space)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [("ppo", "network.log_std_init"), ("vmpo", "eps_std")])
+def test_what_shapes_a_gaussian_is_not_tuned_where_actions_are_choices(algorithm, name):
+    everything, rest = (default_space(algorithm, discrete=discrete) for discrete in (False, True))
+    assert set(everything) - set(rest) == {name}
 
 
 def test_numbers_are_the_hyperparameters_that_shape_no_program():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COPIES = 64
 """Most environments played at once: more would cost memory and start-up for no speed."""
 
+_ANOTHER = "Or name an environment to play in with --env ID (of a run with make_env= only that name is known here)."
 
 RUN_POLICIES = ("policy", "policy_best")
 """The bundles in a run's folder: its last policy, and its best so far."""
@@ -42,7 +43,12 @@ def run(arguments: Sequence[str]) -> int:
     policy = load_policy(bundle, seed=options.seed)
     config = environment_config(policy, bundle, options.env)
     with computing_on("cpu"):  # where the policy acts: a few copies, step by step, would keep a GPU waiting
-        env = make_environment(policy, config, min(options.episodes, COPIES))
+        try:
+            env = make_environment(policy, config, min(options.episodes, COPIES))
+        except UserError as error:
+            if options.env is not None:
+                raise
+            raise UserError(f"{error} {_ANOTHER}") from error
         try:
             played = play(policy, env, options.episodes, deterministic=not options.stochastic, seed=options.seed)
         finally:

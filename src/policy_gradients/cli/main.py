@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from policy_gradients import __version__
+from policy_gradients.cli.runtime import drop_output
 from policy_gradients.errors import UserError, suggest
 
 COMMANDS = {
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where training diverged, runtimes disagree or another process was lost, 2 for bad input or a
-        broken environment, 130 after Ctrl-C, 141 where nobody reads the output any more.
+        broken environment, 129 where the terminal was closed, 130 after Ctrl-C, 141 where nobody reads the output any
+        more, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("policy-gradients: stopped.", file=sys.stderr)
         return _leave(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        _drop_output()
+        drop_output(sys.stdout)
         return _leave(PIPE_CLOSED)
     except Exception as error:
         told = _in_words(error)
@@ -80,12 +82,6 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
-
-
-def _drop_output() -> None:
-    """What is still to be written is dropped: Python would try it again at the exit, and complain."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_any_text() -> None:
@@ -157,7 +153,7 @@ def _in_words(error: Exception) -> Exception:
     if error.filename is not None:
         return UserError(f"cannot use {error.filename}: {error.strerror}.")
     if error.errno in _NO_ROOM:
-        _drop_output()
+        drop_output(sys.stdout)
         return UserError(f"cannot write the output: {error.strerror}.")
     return UserError(f"the system gives no more: {error.strerror} (ulimit -a tells its limits).")
 

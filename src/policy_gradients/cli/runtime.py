@@ -1,9 +1,32 @@
-"""How JAX runs in a command line program. The library itself never touches these settings."""
+"""How a command line program runs JAX, and how it ends. The library itself never touches these settings."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
+from typing import TextIO
 
 from policy_gradients.errors import UserError
+
+EXIT_CODES = {"finished": 0, "diverged": 1, "disconnected": 129, "interrupted": 130, "terminated": 143}
+"""The exit code for each way in which a run or a sweep ends; that of a signal is 128 and its number, as in a shell."""
+
+
+def exit_code(status: str) -> int:
+    """The exit code of a run that ended so. Where its terminal was closed, all that is still to be told is dropped."""
+    if status == "disconnected":
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                print(file=stream, flush=True)
+            except OSError:
+                drop_output(stream)
+    return EXIT_CODES[status]
+
+
+def drop_output(stream: TextIO) -> None:
+    """What is still to be written is dropped: Python would try it again at the exit, and complain."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def start_jax() -> None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policy_gradients.cli.runtime import check_back_end, start_jax
+from policy_gradients.cli.runtime import check_back_end, exit_code, start_jax
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
     from policy_gradients.cli.flags import Request
+    from policy_gradients.training.config import Experiment
     from policy_gradients.training.study import Outcome
     from policy_gradients.training.sweep import Sweep
 
@@ -23,7 +24,6 @@ OPTIONS = {
     "--parallel": "N      At most so many trials in one program, where that can be (8).",
     "--sweep-dir": "DIR   A new folder for the sweep, or one to continue; default sweeps/<name>.",
 }
-EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
 SHOWN = 10
 """Rows of the table of trials."""
 
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 def _asked(request: "Request") -> tuple[Path, "Sweep"]:
     """The folder, and the sweep that the arguments describe or, without further arguments, the one that is there."""
     from policy_gradients.training.config import load_mapping
-    from policy_gradients.training.space import default_space, read_space
+    from policy_gradients.training.space import read_space
     from policy_gradients.training.sweep import TUNING_SEEDS, Sweep, load_sweep
 
     options, experiment = request.options, request.experiment
@@ -70,9 +70,18 @@ def _asked(request: "Request") -> tuple[Path, "Sweep"]:
     if counts.get("seeds", 1) > len(TUNING_SEEDS):
         raise UserError(f"--seeds: there are {len(TUNING_SEEDS)} tuning seeds, got {counts['seeds']}.")
     source = options.get("--space")
-    mapping = load_mapping(Path(source)) if source else default_space(experiment.algorithm)
+    mapping = load_mapping(Path(source)) if source else _own_space(experiment)
     space = read_space(mapping, experiment, source or f"the space of {experiment.algorithm}")
     return folder, Sweep(experiment, space, **counts)
+
+
+def _own_space(experiment: "Experiment") -> dict[str, Any]:
+    """The algorithm's own space, as far as it means something on the task."""
+    from policy_gradients.environments.base import Discrete
+    from policy_gradients.training.space import default_space
+    from policy_gradients.training.sweep import task_spec
+
+    return default_space(experiment.algorithm, discrete=isinstance(task_spec(experiment).action_space, Discrete))
 
 
 def _count(option: str, options: dict[str, str]) -> int:
@@ -129,6 +138,7 @@ def _report(sweep: "Sweep", folder: Path, status: str, outcomes: "list[Outcome]"
     from policy_gradients.training.saving import quoted
     from policy_gradients.training.study import best_of, score_or_worst
 
+    code = exit_code(status)
     scored = sorted((each for each in outcomes if each.score is not None), key=score_or_worst, reverse=True)
     if scored:
         print(f"\n{_table(scored[:SHOWN])}\n")
@@ -144,7 +154,7 @@ def _report(sweep: "Sweep", folder: Path, status: str, outcomes: "list[Outcome]"
         print("No trial came to its end with a return; look at the notes above.")
     if scored:
         print(f"Train with the best: policy-gradients train --config {quoted(folder / 'best.yaml')}")
-    return EXIT_CODES[status]
+    return code
 
 
 def _table(outcomes: "Sequence[Outcome]") -> str:

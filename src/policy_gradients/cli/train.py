@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_gradients.cli import distributed
-from policy_gradients.cli.runtime import check_back_end, start_jax
+from policy_gradients.cli.runtime import check_back_end, exit_code, start_jax
 from policy_gradients.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ OPTIONS = {
     "--run-dir": "DIR    A new or empty folder for everything that the run makes; default runs/<name>.",
     "--seeds": "N        That many seeds, from --seed on, in one program; for environments in JAX or on Warp.",
 }
-EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143, "diverged": 1}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -68,7 +67,7 @@ def report(finished: Any) -> int:
     from policy_gradients import processes
 
     result = finished.result
-    code = EXIT_CODES.get(result.get("status", "finished"), 0)
+    code = exit_code(result.get("status", "finished"))
     if not processes.leads():
         return code
     if "eval/mean_reward" in result:
@@ -83,6 +82,7 @@ def report_seeds(finished: "SeedRuns") -> int:
     from policy_gradients.cli.envs import table
     from policy_gradients.training.seeds import final_return
 
+    code = exit_code(finished.status)
     rows: list[tuple[object, ...]] = [("seed", "return", "steps", "status")]
     for run in finished.runs:
         steps = int(run.result.get("time/total_timesteps", 0))
@@ -97,7 +97,7 @@ def report_seeds(finished: "SeedRuns") -> int:
             f"({len(finished.runs)} seeds)."
         )
     print(f"Run folders: {finished.path}/seed…")
-    return EXIT_CODES[finished.status]
+    return code
 
 
 def _usage(experiment: Any) -> str:

@@ -1,6 +1,7 @@
 """Films of one episode, made without a screen, with the policy as it is deployed: observations in, actions out."""
 
 import contextlib
+import glob
 import importlib
 import itertools
 import math
@@ -292,6 +293,7 @@ def _write(ffmpeg: str, path: Path, recording: _Recording) -> None:
     """The film at `path`, whole or not at all; sides are cut to even lengths, which yuv420p needs."""
     first = next(recording.frames)
     height, width = (side - side % 2 for side in first.shape[:2])
+    _remove_left_over(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     command = [
         *(ffmpeg, "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
@@ -317,6 +319,25 @@ def _write(ffmpeg: str, path: Path, recording: _Recording) -> None:
         process.communicate()
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Removes the unfinished films for this path of processes that were killed."""
+    for film in path.parent.glob(f".{glob.escape(path.name)}.*.mp4"):
+        pid = film.name.removeprefix(f".{path.name}.").removesuffix(".mp4")
+        if pid.isdecimal() and not _runs(int(pid)):
+            with contextlib.suppress(OSError):
+                film.unlink()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def _find_ffmpeg() -> str:

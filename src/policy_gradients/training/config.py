@@ -126,7 +126,7 @@ class Experiment:
             processes train with all of theirs.
         backend: What computes, "cpu" or "gpu"; "auto" takes the GPU where there is one, and beside a simulator on the
             host whichever is measured to be faster at the start. A run keeps what was chosen.
-        video: Film an episode at the end.
+        video: Film an episode at the end; of many seeds that of the first.
     """
 
     algorithm: str = "ppo"
@@ -164,11 +164,11 @@ def parse_experiment(mapping: Mapping[str, Any], source: str = "") -> Experiment
     Raises:
         UserError: Unknown settings, wrong types, values out of range: all of them at once.
     """
-    settings = {"algorithm": Experiment.algorithm, "hyperparameters": None, **mapping}
+    settings = {"algorithm": Experiment.algorithm, "hyperparameters": {}, **mapping}
     problems = []
     if settings["algorithm"] not in list(CONFIGS):
         problems = [Problem("algorithm", _unknown_algorithm(settings["algorithm"]))]
-        settings |= {"algorithm": Experiment.algorithm, "hyperparameters": None}
+        settings |= {"algorithm": Experiment.algorithm, "hyperparameters": {}}
     kind = CONFIGS[settings["algorithm"]]
     known = [".".join(leaf.path) for leaf in leaves(default_experiment(settings["algorithm"]))]
     reader = Reader(known, problems)
@@ -237,10 +237,10 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, not yet checked; an empty file is an empty mapping.
+    """The mapping in a YAML file, not yet checked.
 
     Raises:
-        UserError: No such file, no YAML, no mapping, or a setting given twice.
+        UserError: No such file, no YAML, no mapping (as in an empty file), or a setting given twice.
     """
     import yaml
 
@@ -254,11 +254,12 @@ def load_mapping(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: a setting contains itself, or is nested too deep; look at its aliases (*name)."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of bytes, dates and numbers that cannot be
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(mapping, dict | None):
-        raise UserError(f"{path}: expected settings by name (like 'total_steps: 1e6'), got {mapping!r}.")
-    return mapping or {}
+    if not isinstance(mapping, dict):
+        came = "nothing" if mapping is None else repr(mapping)
+        raise UserError(f"{path}: expected settings by name (like 'total_steps: 1e6'), got {came}.")
+    return mapping
 
 
 def _forbid_duplicates(node: Any) -> None:

@@ -71,16 +71,9 @@ class TensorBoardLogger:
         folder: Where the event files go; one per process.
         step: Environment steps so far; TensorBoard hides what an earlier process wrote beyond it.
 
-    Raises:
-        UserError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
-        if importlib.util.find_spec("tensorboardX") is None:
-            raise UserError(
-                "logging.tensorboard needs tensorboardX, which is not installed; "
-                "pip install 'policy-gradients[tensorboard]', or turn it off."
-            )
         from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
 
         self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
@@ -119,16 +112,29 @@ class Loggers:
             logger.close()
 
 
+def check_loggers(experiment: Experiment) -> None:
+    """Refuses a logger that cannot be made here, before anything is written; of several processes the lead's.
+
+    Raises:
+        UserError: tensorboardX is asked for and not installed.
+    """
+    if experiment.logging.tensorboard and processes.leads() and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "logging.tensorboard needs tensorboardX, which is not installed; "
+            "pip install 'policy-gradients[tensorboard]', or turn it off."
+        )
+
+
 def make_loggers(experiment: Experiment, run: Path, start: int = 0) -> Loggers:
     """The loggers that an experiment asks for, continuing after update `start`; of several processes the lead's."""
     if not processes.leads():
         return Loggers()
-    loggers: list[Logger] = []
+    loggers: list[Logger] = [JsonlLogger(run / METRICS_FILE, start)]  # the first, for it may refuse to go on
     if experiment.logging.tensorboard:
-        kept = [row for row in read_metrics(run / METRICS_FILE) if row.get("time/iterations", 0) <= start]
+        kept = read_metrics(run / METRICS_FILE)
         step = int(kept[-1].get("time/total_timesteps", 0)) if kept else 0
         loggers.append(TensorBoardLogger(run / "tensorboard", step))
-    return Loggers(JsonlLogger(run / METRICS_FILE, start), *loggers)
+    return Loggers(*loggers)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -25,9 +25,10 @@ from policy_gradients.training.config import (
     validate,
 )
 from policy_gradients.training.devices import make_mesh
+from policy_gradients.training.loggers import check_loggers
 from policy_gradients.training.own_parts import checked_maker
 from policy_gradients.training.placement import settle_backend
-from policy_gradients.training.saving import alone, discard_unused, new_folder
+from policy_gradients.training.saving import alone, as_path, discard_unused, new_folder
 from policy_gradients.training.session import Run, Session
 from policy_gradients.training.setup import build, make_environment
 from policy_gradients.training.watch import settle_engine
@@ -55,13 +56,15 @@ def train(
         TrainingDiverged: Something became infinite or NaN; the last checkpoint is kept.
     """
     validate(experiment)
+    check_loggers(experiment)
     with computing_on(experiment.backend):
         experiment, line = (experiment, "") if make_env else settle_engine(experiment)
         processes.check_equal("settings", _deciding(experiment))
         run = Path(processes.from_lead(lambda: str(new_folder(experiment, run_dir, f"seed{experiment.seed}"))))
         with alone(run):
             try:
-                _keep_settings(experiment, run)
+                if processes.leads():
+                    save_experiment(experiment, run / "config.yaml")
                 return _run(experiment, run, agent, make_env, None, line)
             except BaseException:
                 if processes.leads():
@@ -80,7 +83,8 @@ def resume(
 ) -> Run:
     """Continues a run from its latest checkpoint, as if it had not stopped; arguments as in `train`.
 
-    A run that was killed before its first checkpoint begins at the beginning.
+    A run that was killed before its first checkpoint begins at the beginning. One that is finished but for its film
+    gets it. Where a resume is refused, nothing of the run has changed.
 
     Exact to the last bit for JAX environments and our MuJoCo tasks on the same number of cores. Simulators whose state
     cannot be read (EnvPool, Gymnasium) start new episodes.
@@ -95,7 +99,7 @@ def resume(
         UserError: No run folder, a damaged checkpoint, a configuration that does not fit, fewer steps than are done, or
             another process trains this run.
     """
-    run = Path(run_dir)
+    run = as_path(run_dir)
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder that `train` made.")
     experiment = load_experiment(run / "config.yaml")
@@ -103,6 +107,7 @@ def resume(
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if changes:
         experiment = parse_experiment(to_mapping(replace(experiment, **changes)))
+    check_loggers(experiment)
     with computing_on(experiment.backend), alone(run):
         found = any((run / "checkpoints").glob("update_*"))
         saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
@@ -114,8 +119,6 @@ def resume(
                 f"total_steps: {run} has {saved[1]['total_timesteps']:,} steps behind it, but "
                 f"{experiment.total_steps:,} came; give more."
             )
-        if changes:
-            _keep_settings(experiment, run)
         return _run(experiment, run, agent, make_env, saved)
 
 
@@ -139,7 +142,6 @@ def _run(
         chosen = settle_backend(experiment, env.spec, agent)
         if chosen.line:
             experiment = replace(experiment, backend=chosen.backend)
-            _keep_settings(experiment, run)
         stack.enter_context(computing_on(chosen.backend))
         session = Session(experiment, run, build(experiment, env, agent, mesh), agent, make_env)
         for sentence in filter(None, (line, chosen.line)):
@@ -151,8 +153,3 @@ def _deciding(experiment: Experiment) -> str:
     """The settings that have to be equal in several processes, as text."""
     mapping = to_mapping(experiment)
     return json.dumps({name: value for name, value in mapping.items() if name not in ("logging", "video")})
-
-
-def _keep_settings(experiment: Experiment, run: Path) -> None:
-    if processes.leads():
-        save_experiment(experiment, run / "config.yaml")

@@ -116,12 +116,12 @@ def _steps_on_gpu(env: Mapping[str, Any]) -> bool:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one; where two name the same setting, the later layer wins (an empty section changes none)."""
+    """Nested mappings as one; where two name the same setting, the later layer wins."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
             before = merged.get(name)
-            if isinstance(before, Mapping) and (value is None or isinstance(value, Mapping)):
-                value = merge(before, value or {})
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                value = merge(before, value)
             merged[name] = value
     return merged

@@ -90,8 +90,18 @@ def make_curve(runs: Sequence[Path], picture: Path, progress: Progress) -> None:
 def make_pictures(experiment: Experiment, run: Path, progress: Progress, *, film: bool) -> None:
     """curve.png and, if asked for, video.mp4; one that cannot be made is skipped with a sentence: the run succeeded."""
     make_curve([run], run / "curve.png", progress)
-    if not film:
-        return
+    if film:
+        make_film(experiment, run, progress)
+
+
+def lacks_film(run: Path) -> bool:
+    """Whether a run has no film of its policy: none, or only one of an earlier end that was gone beyond."""
+    film, policy = run / "video.mp4", run / "policy" / "policy.json"
+    return not film.is_file() or film.stat().st_mtime < policy.stat().st_mtime
+
+
+def make_film(experiment: Experiment, run: Path, progress: Progress) -> None:
+    """video.mp4, of a run's last policy; one that cannot be made is skipped with a sentence."""
     from policy_gradients.deployment.numpy_policy import load_policy
     from policy_gradients.evaluation.video import record_video
 

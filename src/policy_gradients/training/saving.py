@@ -50,13 +50,14 @@ def save_state(
         name: A name of its own, which is never deleted; None for one among the latest.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: It cannot be written, or the run's folder is gone.
     """
     learner, carry = on_one_device(state)
     arrays = ckpt.flatten_tree({"learner": learner, "obs": carry.obs, "episodes": carry.episodes})
     arrays |= {f"env.{key}": value for key, value in env.snapshot(carry.env_state).items()}
     if not processes.leads():
         return
+    check_there(run)
     folder = run / "checkpoints" / name if name else ckpt.checkpoint_folder(run, update)
     manifest = {
         "update": update,
@@ -137,16 +138,16 @@ def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -
         seeds: How its name tells the seed.
 
     Raises:
-        UserError: It holds something already, or cannot be made.
+        UserError: It holds something already, is a file, or cannot be made.
     """
     if run_dir is None:
         name = experiment.env.id.replace("/", "_").replace(":", "_")
         stem = f"{experiment.algorithm}-{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = next(p for i in itertools.count() if not (p := Path("runs") / (stem + (f"-{i}" if i else ""))).exists())
-    elif isinstance(run_dir, str | os.PathLike):
-        run = Path(run_dir)
     else:
-        raise UserError(f"run_dir: expected a path, got {run_dir!r}.")
+        run = as_path(run_dir)
+    if run.is_file():
+        raise UserError(f"{run} is a file, but a run needs a folder; choose another --run-dir.")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(
             f"{run} already exists and is not empty; choose another --run-dir, or continue that run with: "
@@ -157,6 +158,17 @@ def new_folder(experiment: Experiment, run_dir: Path | str | None, seeds: str) -
     except OSError as error:
         raise UserError(f"Cannot make the run folder {run}: {error.strerror}. Choose another --run-dir.") from error
     return run
+
+
+def as_path(run_dir: Any) -> Path:
+    """A run's folder as it was given.
+
+    Raises:
+        UserError: It is no path.
+    """
+    if not isinstance(run_dir, str | os.PathLike):
+        raise UserError(f"run_dir: expected a path, got {run_dir!r}.")
+    return Path(run_dir)
 
 
 def quoted(path: Path) -> str:
@@ -192,9 +204,22 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_there(run: Path) -> None:
+    """Refuses to save where a run's folder was: one that was made anew there would hold half a run.
+
+    Raises:
+        UserError: The folder was renamed or deleted, or its settings were.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(
+            f"{run} was renamed or deleted while it was trained (its config.yaml is gone), so nothing more was saved; "
+            "if it was renamed, resume it under its new name."
+        )
+
+
 def discard_unused(run: Path) -> None:
     """Deletes a run's folder in which nothing is but its settings, so that `plot runs/*` does not meet it."""
-    if {path.name for path in run.iterdir()} <= {"config.yaml", ".lock"}:
+    if run.is_dir() and {path.name for path in run.iterdir()} <= {"config.yaml", ".lock"}:
         for path in run.iterdir():
             path.unlink()
         run.rmdir()

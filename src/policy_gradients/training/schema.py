@@ -130,13 +130,14 @@ class Reader:
 
         Args:
             kind: A dataclass whose fields all have defaults.
-            data: A mapping with some of its fields, or nothing (None) for the defaults.
+            data: A mapping with some of its fields. Nothing (None, as YAML has an empty section) is wrong: whoever
+                wrote the section's name meant to write more, or below it what stands elsewhere.
             path: Where it stands, for messages.
             overrides: Types of fields that are chosen by other settings.
         """
-        if not isinstance(data, Mapping | None):
-            self.problems.append(Problem(path, f"expected settings by name, got {data!r}."))
-        data = data if isinstance(data, Mapping) else {}
+        if not isinstance(data, Mapping):
+            self.problems.append(_no_settings(path, data))
+            data = {}
         known = field_types(kind) | dict(overrides or {})
         for name in data:
             if name not in known:
@@ -171,10 +172,10 @@ class Reader:
             return _WRONG
 
     def _entries(self, kind: Any, data: Any, path: str) -> Any:
-        if not isinstance(data, Mapping | None):
-            self.problems.append(Problem(path, f"expected settings by name, got {data!r}."))
+        if not isinstance(data, Mapping):
+            self.problems.append(_no_settings(path, data))
             return _WRONG
-        read = {str(name): self._value(kind, value, _join(path, name)) for name, value in (data or {}).items()}
+        read = {str(name): self._value(kind, value, _join(path, name)) for name, value in data.items()}
         return _WRONG if _WRONG in read.values() else read
 
     def _items(self, kind: Any, data: Any, path: str) -> Any:
@@ -187,6 +188,11 @@ class Reader:
 
 
 _WRONG = object()  # stands for a value that could not be read
+
+
+def _no_settings(path: str, data: Any) -> Problem:
+    came = "nothing; write some below it, or leave it out" if data is None else repr(data)
+    return Problem(path, f"expected settings by name, got {came}.")
 
 
 def _join(path: str, name: Any) -> str:

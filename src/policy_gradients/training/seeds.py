@@ -24,10 +24,11 @@ from policy_gradients.estimation.normalization import Count
 from policy_gradients.evaluation.statistics import Interval, bootstrap, mean
 from policy_gradients.training.calendar import count_updates, is_due
 from policy_gradients.training.config import Experiment, validate
+from policy_gradients.training.loggers import check_loggers
 from policy_gradients.training.member_run import MemberRun
 from policy_gradients.training.own_parts import checked_agent, checked_maker
 from policy_gradients.training.population import Member, Stage, course, evaluate_members
-from policy_gradients.training.products import Evaluation, check_describable, make_curve
+from policy_gradients.training.products import Evaluation, check_describable, make_curve, make_film
 from policy_gradients.training.progress import Progress, make_progress
 from policy_gradients.training.saving import new_folder, quoted
 from policy_gradients.training.session import Run
@@ -51,7 +52,7 @@ class SeedRuns:
 
     @property
     def status(self) -> str:
-        """ "finished", "interrupted" or "terminated" for all; "diverged" where no seed came through."""
+        """ "finished", "interrupted", "terminated" or "disconnected" for all; "diverged" where no seed came through."""
         known = [run.result["status"] for run in self.runs if run.result["status"] != "diverged"]
         return known[0] if known else "diverged"
 
@@ -78,7 +79,8 @@ def train_seeds(
 ) -> SeedRuns:
     """Trains many seeds in one program; each has its folder `seed<seed>` below `run_dir` afterwards.
 
-    A seed that meets numbers that are not finite is named and ends, the others go on.
+    A seed that meets numbers that are not finite is named and ends, the others go on. Where `experiment.video` asks for
+    a film, it is of the first seed that came to its end.
 
     Args:
         experiment: What all have in common.
@@ -93,6 +95,7 @@ def train_seeds(
         EnvironmentFailure: The engine counted too many failures; the last checkpoints are kept.
     """
     validate(experiment)
+    check_loggers(experiment)
     with computing_on(experiment.backend):
         return _train(experiment, _chosen(experiment, seeds), run_dir, numbers or {}, agent, make_env)
 
@@ -118,7 +121,8 @@ def _train(
     try:
         _check_together(experiment, env)
         parent = new_folder(experiment, run_dir, f"{len(chosen)}seeds")
-        session = _Session(experiments, parent, env, agent, make_eval_env, tuple(numbers))
+        film = experiment.video and agent is None and make_env is None
+        session = _Session(experiments, parent, env, agent, make_eval_env, tuple(numbers), film)
         if line:
             session.progress.message(line)
         return session.go()
@@ -137,8 +141,9 @@ class _Session:
         agent: ActorCritic | None,
         make_eval_env: Callable[[int], Environment],
         numbers: Sequence[str],
+        film: bool,
     ) -> None:
-        self.experiment, self.parent, self.env = experiments[0], parent, env
+        self.experiment, self.parent, self.env, self.film = experiments[0], parent, env, film
         self.agent = make_agent(self.experiment, env.spec) if agent is None else checked_agent(agent, env.spec)
         if agent is None:
             check_describable(self.experiment, self.agent, env.spec)
@@ -169,6 +174,9 @@ class _Session:
             begun = [run.path for run in self.runs if run.result]
             if begun:
                 make_curve(begun, self.parent / "curve.png", self.progress)
+            came_through = [run for run in self.runs if status == "finished" and not run.lost]
+            if self.film and came_through:  # of one seed, which nobody chose by its return
+                make_film(came_through[0].experiment, came_through[0].path, self.progress)
             return SeedRuns(self.parent, finished)
         finally:
             self.progress.close()

@@ -20,10 +20,17 @@ from policy_gradients import processes
 from policy_gradients.environments.base import Environment, EnvironmentFailure
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.calendar import count_updates, is_due, until_due
-from policy_gradients.training.config import Experiment
+from policy_gradients.training.config import Experiment, load_experiment, save_experiment
 from policy_gradients.training.devices import on_one_device
 from policy_gradients.training.loggers import Loggers, make_loggers
-from policy_gradients.training.products import Evaluation, check_describable, make_pictures, write_policy
+from policy_gradients.training.products import (
+    Evaluation,
+    check_describable,
+    lacks_film,
+    make_film,
+    make_pictures,
+    write_policy,
+)
 from policy_gradients.training.program import Program
 from policy_gradients.training.progress import Progress, SilentProgress, make_progress
 from policy_gradients.training.saving import best_of, is_complete, quoted, restore_state, save_state
@@ -43,7 +50,8 @@ class Run:
 
     Attributes:
         path: Its folder: config.yaml, metrics.jsonl, checkpoints/, policy/, curve.png, video.mp4.
-        result: Final metrics by name, and "status": "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
+        result: Final metrics by name, and "status": "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM) or
+            "disconnected" (SIGHUP: the terminal was closed).
     """
 
     path: Path
@@ -87,8 +95,12 @@ class Session:
                 state = restore_state(self.parts, state, saved, self.run, self.restart_key, self.progress.message)
             if saved and start >= self.updates and is_complete(self.run, saved[1]):  # else its products are missing
                 self.progress.message("This run is finished; give --total-steps for a longer one.")
+                if self.film and processes.leads() and lacks_film(self.run):
+                    make_film(self.experiment, self.run, self.progress)
+                processes.wait()
                 return Run(self.run, {"status": "finished"})
             with StopRequests() as stop, make_loggers(self.experiment, self.run, start) as loggers:
+                self._keep_settings()
                 state, update, metrics = self._loop(state, start, loggers, stop)
             if update < self.updates:
                 self.progress.message(
@@ -111,6 +123,12 @@ class Session:
             self.progress.close()
             if self.judge is not None:
                 self.judge.env.close()
+
+    def _keep_settings(self) -> None:
+        """Writes what this start changes of the settings, once nothing can refuse it any more."""
+        file = self.run / "config.yaml"
+        if processes.leads() and load_experiment(file) != self.experiment:
+            save_experiment(self.experiment, file)
 
     def _loop(
         self, state: RunState, start: int, loggers: Loggers, stop: StopRequests

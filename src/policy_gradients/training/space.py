@@ -14,6 +14,7 @@ from policy_gradients.training.schema import Reader, field_types, leaves
 
 _SECTIONS = ("hyperparameters", "env", "network")  # what decides how a run learns
 _SHORT = ("hyperparameters", "env")  # sections whose names need not be said, as in flags
+_OF_A_GAUSSIAN = ("network.log_std_init", "eps_std")  # without effect on choices
 _FORMS = "expected a list of choices, or {low: …, high: …} with or without log: true"
 
 
@@ -67,9 +68,15 @@ class Interval(NamedTuple):
 Space: TypeAlias = tuple[Choice | Interval, ...]
 
 
-def default_space(algorithm: str) -> dict[str, Any]:
-    """The space that suits an algorithm on most tasks, as YAML has it."""
-    return load_mapping(Path(__file__).parent / "sweeps" / f"{algorithm}.yaml")
+def default_space(algorithm: str, *, discrete: bool) -> dict[str, Any]:
+    """The space that suits an algorithm on most tasks, as YAML has it.
+
+    Args:
+        algorithm: Its name.
+        discrete: Whether actions are choices: what shapes a Gaussian alone is left out.
+    """
+    space = load_mapping(Path(__file__).parent / "sweeps" / f"{algorithm}.yaml")
+    return {name: what for name, what in space.items() if not (discrete and name in _OF_A_GAUSSIAN)}
 
 
 def read_space(mapping: Mapping[str, Any], experiment: Experiment, source: str) -> Space:

@@ -111,7 +111,8 @@ def run_sweep(
         say: Takes a sentence for the user.
 
     Returns:
-        "finished", "interrupted" (Ctrl-C) or "terminated" (SIGTERM); and all trials that have come to an end.
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "disconnected" (SIGHUP); and all trials that have
+        come to an end.
 
     Raises:
         UserError: Optuna is missing, JAX must not compile, the environment cannot be made, or another process works on
@@ -120,9 +121,7 @@ def run_sweep(
     """
     compilation.check_allowed()
     with computing_on(sweep.experiment.backend):
-        env = make_environment(sweep.experiment, 1)
-        spec = env.spec
-        env.close()
+        spec = task_spec(sweep.experiment)
         chosen = settle_backend(sweep.experiment, replace(spec, num_envs=sweep.experiment.env.num_envs))
     if chosen.line:
         say(chosen.line)
@@ -135,6 +134,18 @@ def run_sweep(
             _run_trials(sweep, spec, study.next_trials(min(left, width)), stop)
             _keep_best(sweep, study, folder)
         return stop.status if left > 0 else "finished", study.outcomes()
+
+
+def task_spec(experiment: Experiment) -> EnvironmentSpec:
+    """What a sweep's task is like, of one copy.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    with computing_on(experiment.backend):
+        env = make_environment(experiment, 1)
+        env.close()
+    return env.spec
 
 
 def runs_together(sweep: Sweep, spec: EnvironmentSpec) -> bool:
