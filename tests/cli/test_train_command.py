@@ -1,5 +1,6 @@
 """`policy-gradients train` and `resume`: from arguments to an experiment."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,13 @@ def test_the_exit_code_says_how_a_run_ended_and_the_last_lines_how_well(monkeypa
     ended, out, _ = run("train", "ppo", *PLAIN)
     assert ended == code
     assert out == "Deterministic return 5,012.3 ± 43.2 after 1,000,000 steps.\nRun folder: runs/made\n"
+
+
+def test_a_return_that_no_episode_gave_is_told_as_unknown(monkeypatch, run):
+    result = {"status": "finished", "eval/mean_reward": math.nan, "time/total_timesteps": 64}
+    monkeypatch.setattr(loop, "train", lambda *_: Run(Path("runs/made"), result))
+    _, out, _ = run("train", "ppo", *PLAIN)
+    assert out.splitlines()[0].startswith("Deterministic return unknown") and "--max-episode-steps" in out
 
 
 def test_a_run_whose_terminal_was_closed_ends_like_one_in_a_shell_that_sighup_ended(monkeypatch, run):

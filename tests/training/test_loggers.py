@@ -159,7 +159,8 @@ def test_tensorboard_gets_finite_metrics_by_environment_steps_and_is_closed(tmp_
 def test_tensorboard_hides_what_lies_beyond_the_resumed_update(tmp_path, tensorboard):
     logged(tmp_path / "metrics.jsonl", [1, 2, 3])
     make_loggers(tensorboard, tmp_path, start=2).__exit__(None, None, None)
-    assert made[0].purge_step == 201
+    make_loggers(tensorboard, tmp_path, start=0).__exit__(None, None, None)
+    assert [each.purge_step for each in made] == [201, 1], "a run killed before its first checkpoint begins anew"
 
 
 def test_a_run_does_not_go_on_behind_a_damaged_line(path):

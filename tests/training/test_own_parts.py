@@ -62,6 +62,21 @@ class Coin:
     def log_prob(self, action):
         return jnp.full(action.shape, -0.7)
 
+    def entropy(self):
+        return jnp.full(self.out.shape, 0.7)
+
+    def kl(self, other):
+        return jnp.zeros(self.out.shape)
+
+    def mode(self):
+        return jnp.zeros(self.out.shape, jnp.int32)
+
+
+class Undecided(Coin):
+    """A distribution that lacks a method."""
+
+    mode = None
+
 
 class Unsummed(NamedTuple):
     """A distribution whose log-probability keeps the axis of the action's coordinates."""
@@ -81,7 +96,7 @@ UNSUITABLE = {
     "2 means for 1 coordinate": ("Box", linear(normal, "Box", outputs=2), r"sample has shape \(2, 2\).*\(2, 1\)"),
     "a Gaussian for choices": ("Discrete", linear(normal), r"sample has shape \(2, 2\).*\(2,\).*Discrete\(2\)"),
     "choices for a Box": ("Box", linear(pg.Categorical, "Box"), r"sample has shape \(2,\).*Box of shape \(1,\)"),
-    "floats for choices": ("Discrete", linear(lambda out: Unsummed(out[..., 0])), "draws float32.* expected integers"),
+    "floats for choices": ("Discrete", linear(lambda out: Unsummed(out[..., 0])), "sample is float32.*use integers"),
     "a log-probability per coordinate": ("Box", linear(Unsummed, "Box"), r"log_prob has shape \(2, 1\).*\(2,\)"),
     "other observations": (
         "Discrete",
@@ -107,6 +122,17 @@ UNSUITABLE = {
         "Discrete",
         linear(pg.Categorical, value=lambda out: out[:, 0]),
         r"value has shape \(3, 1\) for a batch \(3, 2\)",
+    ),
+    "a method too few": ("Discrete", linear(Undecided), "the policy's mode raised TypeError"),
+    "a parameter that is no array": (
+        "Discrete",
+        linear(pg.Categorical)._replace(init=lambda key: {"act": jnp.tanh}),
+        r"init returns a .* at params\['act'\], expected arrays of floats",
+    ),
+    "a parameter of integers": (
+        "Discrete",
+        linear(pg.Categorical)._replace(init=lambda key: {"steps": jnp.zeros((), int)}),
+        r"an array of int32 at params\['steps'\]",
     ),
     "a function that fails": (
         "Discrete",
@@ -193,6 +219,15 @@ def test_a_run_goes_on_with_its_own_environment_alone(make_env, sentence, tmp_pa
         loop.resume(tmp_path / "run", 32, make_env=make_env)
     assert (tmp_path / "run" / "config.yaml").read_text() == before, "a refusal changes nothing"
     assert loop.resume(tmp_path / "run", 48, make_env=corridor()).result["time/total_timesteps"] == 48
+
+
+def test_a_run_in_an_environment_that_only_python_knows_says_how_it_goes_on(tmp_path):
+    unknown = replace(SHORT, env=replace(SHORT.env, id="Corridor-v0"))
+    loop.train(unknown, tmp_path / "run", make_env=corridor())
+    with pytest.raises(UserError, match="Unknown environment 'Corridor-v0'") as refused:
+        loop.resume(tmp_path / "run", 32)
+    assert "pg.resume(run, make_env=…)" in refused.value.__notes__[0]
+    assert loop.resume(tmp_path / "run", 32, make_env=corridor()).result["time/total_timesteps"] == 32
 
 
 def test_a_run_with_other_networks_says_what_is_missing_when_it_is_resumed(tmp_path):

@@ -71,8 +71,11 @@ def report(finished: Any) -> int:
     if not processes.leads():
         return code
     if "eval/mean_reward" in result:
-        score = f"{result['eval/mean_reward']:,.1f} ± {result.get('eval/std_reward', 0.0):,.1f}"
-        print(f"Deterministic return {score} after {int(result['time/total_timesteps']):,} steps.")
+        reached = result["eval/mean_reward"]
+        score = f"return {reached:,.1f} ± {result.get('eval/std_reward', 0.0):,.1f}"
+        if math.isnan(reached):
+            score = "return unknown, since no episode came to its end (give a time limit with --max-episode-steps),"
+        print(f"Deterministic {score} after {int(result['time/total_timesteps']):,} steps.")
     print(f"Run folder: {finished.path}")
     return code
 

@@ -211,6 +211,7 @@ def _record_gymnasium(policy: Policy, name: str, seed: int, pace: _Pace, options
     import gymnasium
 
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else SIGTERM is SDL's while pygame draws
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame would look for a screen and complain
     try:

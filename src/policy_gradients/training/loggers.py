@@ -70,13 +70,12 @@ class TensorBoardLogger:
     Args:
         folder: Where the event files go; one per process.
         step: Environment steps so far; TensorBoard hides what an earlier process wrote beyond it.
-
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Writes one point per finite metric."""

@@ -13,6 +13,7 @@ import numpy as np
 from policy_gradients import compilation, processes
 from policy_gradients.backend import computing_on
 from policy_gradients.environments.base import Environment
+from policy_gradients.environments.registry import resolve
 from policy_gradients.errors import UserError
 from policy_gradients.training import checkpoint as ckpt
 from policy_gradients.training.calendar import count_updates
@@ -108,6 +109,8 @@ def resume(
     if changes:
         experiment = parse_experiment(to_mapping(replace(experiment, **changes)))
     check_loggers(experiment)
+    if make_env is None:
+        _check_known(experiment)
     with computing_on(experiment.backend), alone(run):
         found = any((run / "checkpoints").glob("update_*"))
         saved = ckpt.load_checkpoint(ckpt.latest_checkpoint(run)) if found else None
@@ -147,6 +150,14 @@ def _run(
         for sentence in filter(None, (line, chosen.line)):
             session.progress.message(sentence)
         return session.go(int(saved[1]["update"]) if saved else 0, saved)
+
+
+def _check_known(experiment: Experiment) -> None:
+    try:
+        resolve(experiment.env.id)
+    except UserError as error:
+        error.add_note("A run that was started with make_env= goes on in Python: pg.resume(run, make_env=…), the same.")
+        raise
 
 
 def _deciding(experiment: Experiment) -> str:

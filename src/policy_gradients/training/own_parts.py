@@ -90,14 +90,18 @@ def _try(agent: ActorCritic, spec: EnvironmentSpec, key: Key) -> None:
     rollout = jnp.zeros((*ROLLOUT, *spec.obs_space.shape), spec.obs_space.dtype)
     obs = rollout[0]
     params = _call("init", agent.init, key)
+    _check_params(params)
     distribution = _call("policy", agent.policy, params, obs)
     action = _call("the policy's sample", lambda: distribution.sample(key))
-    _check_action(action, spec)
+    _check_action("sample", action, spec)
     logits = getattr(distribution, "logits", None)
     if isinstance(spec.action_space, Discrete) and logits is not None:
         _check_shape("the policy's logits", logits, batch, spec, (spec.action_space.n,))
     log_prob = _call("the policy's log_prob", lambda: distribution.log_prob(action))
     _check_shape("the policy's log_prob", log_prob, batch, spec)
+    _check_shape("the policy's entropy", _call("the policy's entropy", lambda: distribution.entropy()), batch, spec)
+    _check_shape("the policy's kl", _call("the policy's kl", lambda: distribution.kl(distribution)), batch, spec)
+    _check_action("mode", _call("the policy's mode", lambda: distribution.mode()), spec)
     for seen in (obs, rollout):
         value = _call("value", agent.value, params, seen)
         _check_shape("value", value, seen.shape[: seen.ndim - len(spec.obs_space.shape)], spec)
@@ -112,12 +116,23 @@ def _call(what: str, function: Callable[..., Any], *args: Any) -> Any:
         raise UserError(f"agent: {what} raised {type(error).__name__}{where}: {reason}.") from error
 
 
-def _check_action(action: Array, spec: EnvironmentSpec) -> None:
+def _check_params(params: Any) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(
+                f"agent: init returns {_kind(leaf) if dtype is None else f'an array of {dtype}'} at "
+                f"params{jax.tree_util.keystr(path)}, expected arrays of floats; of an Equinox module, return "
+                "eqx.filter(module, eqx.is_inexact_array)."
+            )
+
+
+def _check_action(method: str, action: Array, spec: EnvironmentSpec) -> None:
     discrete = isinstance(spec.action_space, Discrete)
-    _check_shape("the policy's sample", action, ROLLOUT[1:], spec, spec.action_space.shape)
+    _check_shape(f"the policy's {method}", action, ROLLOUT[1:], spec, spec.action_space.shape)
     if jnp.issubdtype(action.dtype, jnp.integer) != discrete:
         kind, fit = ("Discrete", "integers") if discrete else ("Box", "floats")
-        raise UserError(f"agent: the policy draws {action.dtype}, but {spec.id} has {kind} actions, expected {fit}.")
+        raise UserError(f"agent: the policy's {method} is {action.dtype}, but {spec.id} has {kind} actions: use {fit}.")
 
 
 def _check_shape(

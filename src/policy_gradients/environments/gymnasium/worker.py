@@ -34,9 +34,9 @@ def main(commands: int, answers: int, memory: int, crash_report: int) -> None:
     """Serves until the command pipe ends. The arguments are inherited file descriptors."""
     global inside
     inside = True
-    # Ctrl-C and a scheduler's SIGTERM reach every process of a job; the trainer saves its work first, then closes us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's signals reach every process of a job; the trainer saves its work first, then closes us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable(crash_report)
     threading.Thread(target=_leave_with_trainer, args=(commands,), daemon=True).start()
     reader, writer = Connection(commands, writable=False), Connection(answers, readable=False)
