@@ -244,6 +244,31 @@ def test_a_linear_entropy_bonus_falls_to_0_with_the_run(name):
         assert (max(jax.tree.leaves(moved)) > 1e-6) == (left < 1), "the bonus shows in the gradient"
 
 
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_discount_that_rises_is_on_a_line_from_its_start_to_the_runs_end(name):
+    """γ is that of the update's start, wherever it is used: in advantages and in the scale of rewards."""
+    plain, total_steps = make_subject(name, "normal"), 100 * T * N
+    scaled = replace(plain.config.normalization, reward=not plain.config.normalization.value)
+    config = replace(plain.config, normalization=scaled, gamma=0.9)
+    init = CONSTRUCTORS[name](plain.agent, config, num_envs=N, total_steps=total_steps).init
+    begun, (_, carry) = init(KEY), plain.begin(3)
+    _, trajectory = plain.rollout(KEY, begun.params, begun.statistics, carry)
+
+    @partial(jax.jit, static_argnames="rises")
+    def learnt(done, gamma, rises=False):
+        chosen = {"gamma": 0.9, "gamma_start": gamma} if rises else {"gamma": gamma}
+        learner = begun._replace(step=begun.step.add(done))
+        update = CONSTRUCTORS[name](plain.agent, replace(config, **chosen), num_envs=N, total_steps=total_steps).update
+        after, metrics = update(KEY, learner, trajectory)
+        return after.params, after.statistics, metrics["train/return_mean"]
+
+    constant = learnt(0, 0.9)
+    for done, gamma in ((0, 0.5), (75 * T * N, 0.8), (101 * T * N, 0.9)):
+        rising = learnt(done, 0.5, rises=True)
+        assert_close(rising, learnt(done, gamma), rtol=1e-4, atol=1e-5)
+        assert (abs(rising[2] - constant[2]) > 1e-3) == (gamma < 0.9), "the discount shows in the returns"
+
+
 def test_an_update_keeps_the_structure_shapes_and_dtypes_of_the_state(history):
     """Trap 40: a leaf that changes its dtype, or becomes weakly typed, recompiles the program."""
     describe = lambda tree: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]  # noqa: E731

@@ -128,7 +128,7 @@ def test_every_range_belongs_to_a_setting_there_is_and_its_default_obeys_it():
         ("hyperparameters.learning_rate", 0), ("hyperparameters.num_steps", 0), ("hyperparameters.num_minibatches", 0),
         ("hyperparameters.entropy_coef", -1e-9), ("hyperparameters.target_kl", 0), ("env.num_envs", 0),
         ("env.num_threads", -1), ("network.hidden", [64, 0]), ("evaluation.episodes", 0), ("total_steps", 0),
-        ("checkpoint.keep_last", 0), ("seed", 2**32),
+        ("checkpoint.keep_last", 0), ("seed", 2**32), ("hyperparameters.gamma_start", -0.1),
     ],
 )  # fmt: skip
 def test_a_number_out_of_range_is_refused(path, bad):
@@ -160,6 +160,7 @@ def test_nearest_divisors_lie_on_both_sides_where_they_exist(number, near, found
     ("mapping", "said"),
     [
         (hyper(lr_schedule="kl_adaptive"), "lr_schedule: 'kl_adaptive' follows target_kl, which is none"),
+        (hyper(gamma_start=0.999), "gamma_start: expected at most gamma, 0.99, to which it rises, got 0.999"),
         (hyper(normalization={"value": True}), "normalization.value: normalization.reward is on as well"),
         ({"total_steps": 2047}, "total_steps: 2047 is less than one update of num_steps × num_envs = 2048 steps"),
         ({"network": {"log_std_range": [1, -1]}}, "network.log_std_range: expected [low, high], got [1.0, -1.0]."),

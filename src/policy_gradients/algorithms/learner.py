@@ -68,11 +68,15 @@ def _values_after(agent: ActorCritic, params: Params, seen: Transition, value: A
     return jax.lax.cond(missing, lambda: agent.value(params, seen.next_obs), lambda: known)
 
 
-def with_current_bonus(config: Any, state: LearnerState, total_steps: int) -> Any:
-    """The hyperparameters with c_H as its schedule has it at the start of this update."""
-    if config.entropy_schedule == "constant" or known_zero(config.entropy_coef):
-        return config
-    return replace(config, entropy_coef=linear(config.entropy_coef, state.step.as_float(), total_steps))
+def at_present(config: Any, state: LearnerState, total_steps: int) -> Any:
+    """The hyperparameters with γ and c_H as their schedules have them at the start of this update."""
+    step, present = state.step.as_float(), {}
+    if config.gamma_start is not None:
+        present["gamma"] = config.gamma + linear(config.gamma_start - config.gamma, step, total_steps)
+    falls = getattr(config, "entropy_schedule", "constant") == "linear"  # TRPO and V-MPO have no bonus
+    if falls and not known_zero(config.entropy_coef):
+        present["entropy_coef"] = linear(config.entropy_coef, step, total_steps)
+    return replace(config, **present) if present else config
 
 
 def entropy_bonus(config: Any, distribution: Distribution, valid: Array) -> Array | float:
@@ -132,13 +136,13 @@ def one_step(
 
     Args:
         optimizer: Without a learning rate.
-        config: The algorithm's hyperparameters.
-        total_steps: Environment steps of the whole run, for the schedules.
+        config: The algorithm's hyperparameters, `at_present`.
+        total_steps: Environment steps of the whole run, for the learning rate's schedule.
         loss: (config, params, batch) -> loss and `LOSS_METRICS` [2].
         state: The learner.
         batch: Leading axes [T, N].
     """
-    objective = partial(loss, with_current_bonus(config, state, total_steps))
+    objective = partial(loss, config)
     (value, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, pool(batch))
     rate = current_rate(config.lr_schedule, config.learning_rate, state, total_steps)
     learner = state.params, state.opt_state
@@ -160,7 +164,7 @@ def finish_update(
 
     Args:
         agent: The networks.
-        config: The algorithm's hyperparameters.
+        config: The algorithm's hyperparameters, `at_present`.
         before: The learner before the update.
         learnt: The learner with new parameters, optimiser state, learning rate and count of gradient steps.
         trajectory: As collected.

@@ -11,12 +11,12 @@ import optax
 
 from policy_gradients.algorithms.learner import (
     STEP_METRICS,
+    at_present,
     descend,
     entropy_bonus,
     finish_update,
     init_learner,
     judge,
-    with_current_bonus,
 )
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, standardize
@@ -40,6 +40,8 @@ class PPOConfig:
         lr_schedule: "constant", "linear" (to 0 over the run's environment steps), or towards target_kl after every
             gradient step ("kl_adaptive") or after every update ("kl_update", steadier with many gradient steps).
         gamma: γ, the discount.
+        gamma_start: γ of the first update, from where it goes to `gamma` in a line over the run's environment steps, or
+            None: `gamma` throughout. A shorter horizon learns sooner (arXiv 1512.02011).
         gae_lambda: λ of the advantage estimate.
         clip_eps: ε, how far a probability ratio may move a sample's objective.
         value_clip_eps: ε_V, the same for the critic, or None (arXiv 2006.05990 finds that clipping values hurts).
@@ -60,6 +62,7 @@ class PPOConfig:
     learning_rate: float = 3e-4
     lr_schedule: Schedule = "linear"
     gamma: float = 0.99
+    gamma_start: float | None = None
     gae_lambda: float = 0.95
     clip_eps: float = 0.2
     value_clip_eps: float | None = None
@@ -120,21 +123,21 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
         return (learner, rate), jnp.concatenate([parts, checks])
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
+        now = at_present(config, state, total_steps)
         statistics, keys = state.statistics, jax.random.split(key, config.num_epochs)
         seen = norm.normalize_transition(config.normalization, statistics, trajectory)
-        first = judge(agent, config, state.params, statistics, seen)
-        current = with_current_bonus(config, state, total_steps)
+        first = judge(agent, now, state.params, statistics, seen)
 
         def epoch(carry: tuple) -> tuple:
             index, learner, sums, _ = carry
             judged = first
             if config.recompute_advantages:
-                judged = judge(agent, config, learner[0][0], statistics, seen)
+                judged = judge(agent, now, learner[0][0], statistics, seen)
             if config.advantages == "batch":
                 judged = judged._replace(advantage=standardize(judged.advantage, seen.valid))
             batch = Batch(seen.obs, seen.action, seen.log_prob, *judged, seen.valid)
             minibatches = shuffle(keys[index], flatten(batch), config.num_minibatches)
-            learner, steps = jax.lax.scan(partial(gradient_step, current), learner, minibatches)
+            learner, steps = jax.lax.scan(partial(gradient_step, now), learner, minibatches)
             return index + 1, learner, sums + jnp.mean(steps, axis=0), jnp.mean(steps[:, 3])
 
         def goes_on(carry: tuple) -> Array:
@@ -149,7 +152,7 @@ def ppo(agent: ActorCritic, config: PPOConfig, *, num_envs: int, total_steps: in
 
         count = state.n_updates + epochs_run * config.num_minibatches
         learnt = state._replace(params=params, opt_state=opt_state, learning_rate=rate, n_updates=count)
-        state, metrics = finish_update(agent, config, state, learnt, trajectory, seen, first)
+        state, metrics = finish_update(agent, now, state, learnt, trajectory, seen, first)
         ran = epochs_run.astype(jnp.float32)
         return state, {**metrics, **dict(zip(METRICS, sums / ran, strict=True)), "train/epochs_run": ran}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from policy_gradients.algorithms.learner import down, finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import at_present, down, finish_update, init_learner, judge
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_means, pool, shuffle, standardize
 from policy_gradients.optimization.conjugate_gradient import conjugate_gradient
@@ -36,6 +36,8 @@ class TRPOConfig:
         learning_rate: The critic's Adam step size. The policy has none: its step follows from δ.
         lr_schedule: "constant", or "linear" (to 0 over the run's environment steps).
         gamma: γ, the discount.
+        gamma_start: γ of the first update, from where it goes to `gamma` in a line over the run's environment steps, or
+            None: `gamma` throughout. A shorter horizon learns sooner (arXiv 1512.02011).
         gae_lambda: λ of the advantage estimate (not in the paper: arXiv 1506.02438).
         advantages: Standardise them per "batch", or "none". The scale does not change the direction nor the length.
         adam_eps: ε of Adam.
@@ -53,6 +55,7 @@ class TRPOConfig:
     learning_rate: float = 1e-3
     lr_schedule: Literal["constant", "linear"] = "linear"
     gamma: float = 0.99
+    gamma_start: float | None = None
     gae_lambda: float = 0.95
     advantages: Literal["none", "batch"] = "batch"
     adam_eps: float = 1e-8
@@ -131,13 +134,14 @@ def trpo(agent: ActorCritic, config: TRPOConfig, *, num_envs: int, total_steps: 
             the trust region (this function cannot see whether they do; the configuration refuses it).
         config: Hyperparameters.
         num_envs: N, environments in a trajectory.
-        total_steps: Environment steps of the whole run, for the linear schedule.
+        total_steps: Environment steps of the whole run, for the schedules.
     """
     optimizer = optax.scale_by_adam(eps=config.adam_eps)
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
+        now = at_present(config, state, total_steps)
         seen = norm.normalize_transition(config.normalization, state.statistics, trajectory)
-        judged = judge(agent, config, state.params, state.statistics, seen)
+        judged = judge(agent, now, state.params, state.statistics, seen)
         advantage = standardize(judged.advantage, seen.valid) if config.advantages == "batch" else judged.advantage
         batch = pool(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid))
         flat, unravel = ravel_pytree(state.params)
@@ -163,7 +167,7 @@ def trpo(agent: ActorCritic, config: TRPOConfig, *, num_envs: int, total_steps: 
         learnt = state._replace(
             params=params, opt_state=opt_state, learning_rate=rate, n_updates=state.n_updates + losses.size
         )
-        after, told = finish_update(agent, config, state, learnt, trajectory, seen, judged)
+        after, told = finish_update(agent, now, state, learnt, trajectory, seen, judged)
         broken = metrics["train/nonfinite"] + jnp.mean(~jnp.isfinite(losses), dtype=jnp.float32)
         return after, {**told, **metrics, "train/value_loss": jnp.mean(losses), "train/nonfinite": broken}
 

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from policy_gradients.algorithms.learner import LOSS_METRICS, STEP_METRICS, descend, finish_update, init_learner, judge
+from policy_gradients.algorithms.learner import (
+    LOSS_METRICS,
+    STEP_METRICS,
+    at_present,
+    descend,
+    finish_update,
+    init_learner,
+    judge,
+)
 from policy_gradients.estimation import normalization as norm
 from policy_gradients.estimation.batches import Batch, flatten, masked_means, shuffle, standardize
 from policy_gradients.estimation.weights import best_half, exponential_weights, temperature_loss, weight_metrics
@@ -37,6 +45,8 @@ class VMPOConfig:
         eta_init: η at the start, in units of the (standardised) advantage.
         alpha_init: α at the start.
         gamma: γ, the discount.
+        gamma_start: γ of the first update, from where it goes to `gamma` in a line over the run's environment steps, or
+            None: `gamma` throughout. A shorter horizon learns sooner (arXiv 1512.02011).
         gae_lambda: λ of the advantage estimate (the paper has n-step returns).
         value_coef: c_V, weight of the critic's loss.
         max_grad_norm: Bound on the global norm of the networks' gradient; the duals are not in it.
@@ -58,6 +68,7 @@ class VMPOConfig:
     eta_init: float = 1.0
     alpha_init: float = 1.0
     gamma: float = 0.99
+    gamma_start: float | None = None
     gae_lambda: float = 0.95
     value_coef: float = 0.5
     max_grad_norm: float = 0.5
@@ -106,7 +117,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         agent: The networks.
         config: Hyperparameters.
         num_envs: N, environments in a trajectory.
-        total_steps: Environment steps of the whole run, for the linear schedule.
+        total_steps: Environment steps of the whole run, for the schedules.
     """
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_eps))
     dual_optimizer = optax.adam(config.dual_learning_rate)
@@ -127,8 +138,9 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
 
     def update(key: Key, state: LearnerState, trajectory: Transition) -> tuple[LearnerState, Metrics]:
         own: Any = state.opt_state
+        now = at_present(config, state, total_steps)
         seen = norm.normalize_transition(config.normalization, state.statistics, trajectory)
-        judged = judge(agent, config, own.online, state.statistics, seen)
+        judged = judge(agent, now, own.online, state.statistics, seen)
         advantage = standardize(judged.advantage, seen.valid) if config.advantages == "batch" else judged.advantage
         batch = flatten(Batch(seen.obs, seen.action, seen.log_prob, advantage, *judged[1:], seen.valid))
         old = agent.policy(state.params, batch.obs)
@@ -158,7 +170,7 @@ def vmpo(agent: ActorCritic, config: VMPOConfig, *, num_envs: int, total_steps: 
         count = state.n_updates + config.num_epochs * config.num_minibatches
         kept = VMPOState(online, opt_state, duals, dual_state, (own.age + 1) % config.target_period)
         learnt = state._replace(params=online, opt_state=kept, learning_rate=rate, n_updates=count)
-        after, metrics = finish_update(agent, config, state, learnt, trajectory, seen, judged)
+        after, metrics = finish_update(agent, now, state, learnt, trajectory, seen, judged)
         renewed = own.age + 1 == config.target_period
         acts = jax.tree.map(lambda new, kept: jnp.where(renewed, new, kept), after.params, state.params)
         named = (*LOSS_METRICS, *(f"train/{name}" for name in names), *STEP_METRICS, "train/temperature_loss")

@@ -28,6 +28,7 @@ RANGES = {
     "hyperparameters.num_minibatches": AT_LEAST_ONE,
     "hyperparameters.learning_rate": POSITIVE,
     "hyperparameters.gamma": FRACTION,
+    "hyperparameters.gamma_start": FRACTION,
     "hyperparameters.gae_lambda": FRACTION,
     "hyperparameters.clip_eps": POSITIVE,
     "hyperparameters.value_clip_eps": POSITIVE,
@@ -129,6 +130,16 @@ def _no_kl_to_follow(experiment: "Experiment") -> str | None:
     return f"{config.lr_schedule!r} follows target_kl, which is none; set it (0.008 is rl_games' value)."
 
 
+def _falling_discount(experiment: "Experiment") -> str | None:
+    config = experiment.hyperparameters
+    if config.gamma_start is None or config.gamma_start <= config.gamma:
+        return None
+    return (
+        f"expected at most gamma, {config.gamma}, to which it rises, got {config.gamma_start}; lower it, or set it to "
+        "none for gamma throughout."
+    )
+
+
 def _scaled_twice(experiment: "Experiment") -> str | None:
     config = experiment.hyperparameters.normalization
     if not (config.reward and config.value):
@@ -169,6 +180,7 @@ CONTRADICTIONS: dict[tuple[str, ...], Callable[["Experiment"], str | None]] = {
     ("hyperparameters.num_minibatches", "hyperparameters.num_steps", "env.num_envs"): _uneven_minibatches,
     ("total_steps", "hyperparameters.num_steps", "env.num_envs"): _less_than_one_update,
     ("hyperparameters.lr_schedule", "hyperparameters.target_kl"): _no_kl_to_follow,
+    ("hyperparameters.gamma_start", "hyperparameters.gamma"): _falling_discount,
     ("hyperparameters.normalization.value", "hyperparameters.normalization.reward"): _scaled_twice,
     ("hyperparameters.baseline", "hyperparameters.normalization.value"): _no_mean_of_returns,
     ("network.shared_torso", "hyperparameters.max_kl"): _torso_outside_the_trust_region,
